@@ -1,0 +1,1 @@
+"""Measurement: metrics, answer checking, statistics, evaluation runs and the report."""
