@@ -21,7 +21,7 @@ from jobs.grpo import algo
 from jobs.grpo.prompts import sample_seed
 from jobs.grpo.rollout import Request, Sample, TrainingRow
 from jobs.grpo.settings import Settings
-from jobs.rewards.scorer import Score
+from jobs.rewards.scorer import Score, means
 
 Report = Callable[[int, int], None]
 """Told how many responses are scored, and of how many."""
@@ -135,12 +135,12 @@ def metrics(collected: Collected) -> dict[str, float]:
     totals = [s.score.total for s in scored if not math.isnan(s.score.total)]
     lengths = [len(s.sample.tokens) for s in scored]
     advantages = [a for group in collected.groups for a in group.advantages]
-    parts = {name: [s.score.parts[name] for s in scored if name in s.score.parts] for name in scored[0].score.parts}
+    parts = means([s.score for s in scored])
     return {
         **_spread("critic/score", totals),
         **_spread("critic/rewards", totals),
         **_spread("critic/advantages", advantages),
-        **{f"reward/{name}": _mean(values) for name, values in parts.items()},
+        **{f"reward/{name}": value for name, value in parts.items() if name != "total"},
         **_spread("response_length", lengths),
         "response_length/clip_ratio": sum(not s.sample.finished for s in scored) / len(scored),
         "judge/groups_rejected": float(sum(group.rejected for group in collected.groups)),
@@ -200,9 +200,5 @@ def _groups(settings: Settings, examples: Sequence[Example], rows: list[list[Sco
 def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
-    return {f"{name}/mean": _mean(values), f"{name}/max": float(max(values)), f"{name}/min": float(min(values))}
-
-
-def _mean(values: Sequence[float]) -> float:
-    valid = [value for value in values if not math.isnan(value)]
-    return sum(valid) / len(valid) if valid else math.nan
+    mean = math.fsum(values) / len(values)
+    return {f"{name}/mean": mean, f"{name}/max": float(max(values)), f"{name}/min": float(min(values))}

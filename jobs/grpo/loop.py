@@ -48,7 +48,7 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
         WeightsDiffer: Engine and trainer disagree.
     """
     context.progress.update("loading data")
-    examples = data.load(settings.data.source, Path(settings.data.path))[: settings.data.limit]
+    examples = data.load(settings.data.source, Path(settings.data.path))
     source = prompt_source(settings, len(examples))
     total = settings.steps or settings.epochs * source.batches_per_epoch
     resumed = _resume(context, settings)
@@ -59,7 +59,13 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
     folder = context.run.role(context.role)
     crew = await workers.start(settings, settings.model, resumed.folder if resumed else None, folder, _gpus(context))
     try:
-        async with Scorer(settings.rewards, context) as scorer:
+        async with Scorer(
+            settings.rewards,
+            run=context.run,
+            role=context.role,
+            generation=context.generation,
+            progress=context.progress,
+        ) as scorer:
             trainer = Trainer(context, settings, drain, examples, source, total, crew, scorer)
             state = await trainer.run(state)
     finally:

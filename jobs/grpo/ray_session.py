@@ -38,6 +38,7 @@ class RaySession:
         temporary = Path(tempfile.mkdtemp(prefix="orch-ray-"))
         write_text(note, str(temporary))
         _set_token(temporary)
+        # Not before: Ray reads the authentication mode from the environment when it is imported.
         import ray
 
         ray.init(

@@ -152,9 +152,9 @@ class RayWorkers:
     async def start(
         cls, settings: Settings, source: str, resume_from: Path | None, folder: Path, gpus: int
     ) -> RayWorkers:
+        session = RaySession.start(folder, cpus=max(2, os.cpu_count() or 2), gpus=gpus)
         import ray
 
-        session = RaySession.start(folder, cpus=max(2, os.cpu_count() or 2), gpus=gpus)
         # One restart budget for the whole role, kept by the supervisor: an actor that came back by
         # itself would have lost the optimiser.
         share = {"num_cpus": 1, "num_gpus": min(1.0, gpus / 2), "max_restarts": 0}

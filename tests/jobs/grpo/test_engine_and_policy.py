@@ -82,7 +82,7 @@ def test_a_response_depends_on_its_seed_and_not_on_what_is_sampled_beside_it(
     alone = {(s.group, s.sample): s.tokens for request in wanted for s in engine.generate([request])}
 
     assert together == alone
-    assert len({tokens for tokens in together.values()}) > 1
+    assert len(set(together.values())) > 1
 
 
 def test_banned_tokens_are_never_sampled(engine: HfEngine, examples: list[Example]) -> None:
@@ -122,9 +122,7 @@ def test_the_trainer_finds_the_engines_log_probabilities(
     assert metrics["actor/grad_norm"] > 0
 
 
-def test_a_forgotten_weight_sync_stops_the_run(
-    engine: HfEngine, policy_folder: Path, examples: list[Example]
-) -> None:
+def test_a_forgotten_weight_sync_stops_the_run(engine: HfEngine, policy_folder: Path, examples: list[Example]) -> None:
     batch = rows(examples, list(engine.generate(requests(examples[:3], 4))))
     policy = TorchPolicy(settings(learning_rate=1e-2), str(policy_folder))
     policy.step(batch, 1e-2)

@@ -1,0 +1,196 @@
+"""The loop in one process, without a judge: what it leaves behind, and how it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jobs.entry import DRAINED, Context, Drain
+from jobs.grpo import checkpoint, loop
+from jobs.grpo.settings import Settings
+from orchestrator import ledger
+from orchestrator.errors import ConflictError, InputError
+from orchestrator.files import read_json
+from orchestrator.ledger import Ledger
+from orchestrator.progress import Progress
+from orchestrator.run_directory import RunDirectory
+
+STEPS = 5
+
+Make = Callable[..., tuple[Context, Settings]]
+
+
+@pytest.fixture
+def make(tmp_path: Path, policy_folder: Path, data_file: Path) -> Make:
+    def build(name: str, *, generation: int = 1, **changes: Any) -> tuple[Context, Settings]:
+        run = RunDirectory(tmp_path / name)
+        run.create()
+        values = {
+            "model": str(policy_folder),
+            "data": {"path": str(data_file)},
+            "rewards": {"repetition": {"weight": 1.0, "ngram": 1}},
+            "engine": {"max_new_tokens": 8},
+            "policy": {"learning_rate": 1e-3},
+            "steps": STEPS,
+            "prompts_per_step": 5,
+            "samples_per_prompt": 2,
+            "checkpoint": {"every_steps": 2},
+            "ray": False,
+        }
+        context = Context(
+            run=run,
+            role="train",
+            generation=generation,
+            plan=None,
+            ledger=Ledger(run.ledger, generation),
+            progress=Progress(run.progress, "train"),
+        )
+        return context, Settings.model_validate(values | changes)
+
+    return build
+
+
+def train(context: Context, settings: Settings, drain: Drain | None = None) -> int:
+    return asyncio.run(loop.train(context, settings, drain or Drain()))
+
+
+class DrainAtStep(Drain):
+    """Asks to stop as soon as the step of that number is being collected."""
+
+    def __init__(self, context: Context, step: int) -> None:
+        super().__init__()
+        self._metrics = context.run.metrics
+        self._step = step
+
+    @property
+    def requested(self) -> bool:
+        return self._metrics.exists() and len(self._metrics.read_text().splitlines()) >= self._step - 1
+
+    @requested.setter
+    def requested(self, _: bool) -> None: ...
+
+
+def test_a_finished_run_has_committed_its_last_step(make: Make) -> None:
+    context, settings = make("straight")
+
+    code = train(context, settings)
+
+    assert code == 0
+    assert checkpoint.steps(context.run.checkpoints) == [4, 5]
+    outputs = read_json(context.run.outputs / "train.json")
+    assert outputs is not None
+    assert Path(outputs["model"], "config.json").is_file()
+    steps = [json.loads(line)["step"] for line in context.run.metrics.read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_every_response_is_in_the_rollouts_with_its_rewards_and_image(make: Make) -> None:
+    context, settings = make("straight")
+
+    train(context, settings)
+
+    rollouts = [json.loads(line) for line in context.run.rollouts.read_text().splitlines()]
+    assert len(rollouts) == STEPS * 5 * 2
+    first = rollouts[0]
+    assert set(first["rewards"]) == {"repetition"}
+    assert first["total"] == first["rewards"]["repetition"]
+    assert (context.run.path / first["images"][0]).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_a_drained_and_resumed_run_equals_an_undisturbed_one_bit_for_bit(make: Make, step: int) -> None:
+    straight, settings = make("straight")
+    train(straight, settings)
+    first, _ = make("drained")
+    second, _ = make("drained", generation=2)
+
+    assert train(first, settings, DrainAtStep(first, step)) == DRAINED
+    assert train(second, settings) == 0
+
+    assert history(second) == history(straight)
+    assert_same_tensors(final(straight), final(second))
+
+
+def test_a_run_killed_between_checkpoints_equals_an_undisturbed_one_bit_for_bit(make: Make) -> None:
+    straight, settings = make("straight")
+    train(straight, settings)
+    first, _ = make("killed")
+    second, _ = make("killed", generation=2)
+    train(first, settings.model_copy(update={"steps": 4}))
+    # As after kill -9 behind step 3: its lines are written, its checkpoint is not.
+    folder = first.run.checkpoints / "step_00000004"
+    folder.rename(folder.with_name(".step_00000004.dead.tmp"))
+
+    assert train(second, settings) == 0
+
+    assert history(second) == history(straight)
+    assert_same_tensors(final(straight), final(second))
+
+
+def test_a_finished_run_started_again_does_nothing(make: Make) -> None:
+    context, settings = make("straight")
+    train(context, settings)
+    before = context.run.metrics.read_bytes()
+
+    assert train(*make("straight", generation=2)) == 0
+
+    assert context.run.metrics.read_bytes() == before
+
+
+def test_an_older_attempt_cannot_commit(make: Make) -> None:
+    context, settings = make("fenced")
+    Ledger(context.run.ledger, 2).append("attempt_started", attempt=2)
+
+    with pytest.raises(ConflictError, match="attempt 2 of this run has begun"):
+        train(context, settings)
+
+    assert checkpoint.steps(context.run.checkpoints) == []
+
+
+def test_a_resume_under_other_settings_is_refused(make: Make) -> None:
+    context, settings = make("changed")
+    train(context, settings)
+
+    with pytest.raises(ConflictError, match="trained under other settings"):
+        train(*make("changed", generation=2, samples_per_prompt=3, steps=9))
+
+
+def test_too_few_examples_for_one_step_is_an_input_error(make: Make) -> None:
+    with pytest.raises(InputError, match="has 12 examples and prompts_per_step is 13"):
+        train(*make("small", prompts_per_step=13))
+
+
+def history(context: Context) -> list[dict[str, Any]]:
+    """Return every rollout and metric that does not depend on the clock."""
+    metrics = [json.loads(line) for line in context.run.metrics.read_text().splitlines()]
+    timeless = [
+        {k: v for k, v in line.items() if k.split("/")[0] in {"step", "critic", "reward", "actor"}} for line in metrics
+    ]
+    return timeless + [json.loads(line) for line in context.run.rollouts.read_text().splitlines()]
+
+
+def final(context: Context) -> Path:
+    return context.run.checkpoints / f"step_{STEPS:08d}"
+
+
+def assert_same_tensors(a: Path, b: Path) -> None:
+    for name in ("model/model.safetensors", "optimizer.safetensors"):
+        left, right = load_file(a / name), load_file(b / name)
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+
+
+def test_every_commit_is_in_the_ledger(make: Make) -> None:
+    context, settings = make("straight")
+
+    train(context, settings)
+
+    commits = [e.fields["step"] for e in ledger.read(context.run.ledger) if e.event == "checkpoint_committed"]
+    assert commits == [2, 4, 5]
