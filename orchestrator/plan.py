@@ -10,7 +10,13 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator import recipe as recipes
+    from orchestrator.profile import Profile
 
 SCHEMA = 1
 RoleKind = Literal["service", "batch"]
@@ -99,6 +105,77 @@ class Plan:
             if role.name == name:
                 return role
         raise KeyError(name)
+
+
+def build(
+    recipe: recipes.Recipe, profile: Profile, *, cluster: str, source: str, sha256: str, run_name: str | None = None
+) -> Plan:
+    """Return the plan of ``recipe`` on the site that ``profile`` describes.
+
+    Roles are in the order in which they can start, so the plan reads like the run; roles that
+    could start together keep the recipe's order. Everything else is taken over as it stands.
+
+    Args:
+        recipe: What to run, checked.
+        profile: Where.
+        cluster: The profile's name.
+        source: The recipe's path, for people.
+        sha256: The recipe's hash.
+        run_name: The run's name; the recipe's if None.
+
+    Raises:
+        InputError: The profile asks for an executor that this version does not have.
+    """
+    if profile.executor != "local":
+        raise InputError(
+            f"cluster/{cluster}.yaml: executor: this version has no executor {profile.executor!r}. "
+            "Use --cluster local, which runs on this machine."
+        )
+    return Plan(
+        name=run_name or recipe.name,
+        recipe=source,
+        recipe_sha256=sha256,
+        cluster=cluster,
+        executor=profile.executor,
+        placement=Placement(
+            kind="local", why=f"The profile {cluster!r} starts every role on this machine, so there is no choice."
+        ),
+        time_limit_s=recipe.time_limit_s,
+        restarts=Restarts(**dict(recipe.restarts)),
+        roles=tuple(_role(name, recipe) for name in _order(recipe)),
+        profile=profile.model_dump(mode="json"),
+    )
+
+
+def _order(recipe: recipes.Recipe) -> list[str]:
+    waits = {name: {*role.needs, *role.after} for name, role in recipe.roles.items()}
+    order: list[str] = []
+    while len(order) < len(waits):
+        order.append(next(name for name in waits if name not in order and waits[name] <= set(order)))
+    return order
+
+
+def _role(name: str, recipe: recipes.Recipe) -> Role:
+    written = recipe.roles[name]
+    is_service = any(name in other.needs for other in recipe.roles.values())
+    return Role(
+        name=name,
+        job=written.job,
+        kind="service" if is_service else "batch",
+        needs=written.needs,
+        after=written.after,
+        replicas=written.replicas,
+        nodes=written.nodes,
+        gpus_per_node=written.gpus_per_node,
+        cpus_per_node=written.cpus_per_node,
+        memory_gb=written.memory_gb,
+        restarts=written.on_failure.restart,
+        backoff_s=written.on_failure.backoff_s,
+        start_timeout_s=written.start_timeout_s,
+        drain_s=written.drain_s,
+        environment=written.environment,
+        settings=written.settings,
+    )
 
 
 def to_json(plan: Plan) -> str:

