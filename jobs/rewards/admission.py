@@ -1,0 +1,74 @@
+"""How many requests the judge is given at once: as many as it stands, found out by trying.
+
+Additive increase, multiplicative decrease, as TCP does it: every answer raises the limit, by one
+until the judge first shows that it is full, by one per round after that; every sign of being full
+halves it. A constant (512, as published) is too much for a small judge and too little for a large.
+
+Source:
+    Jacobson, "Congestion avoidance and control", SIGCOMM 1988.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from types import TracebackType
+
+HALVE_AT_MOST_EVERY_S = 1.0
+
+
+class Admission:
+    """A gate that lets at most ``limit`` callers be inside, first come, first served.
+
+    Attributes:
+        running: Callers inside.
+        limit: How many may be.
+    """
+
+    def __init__(self, *, most: int, first: int = 32) -> None:
+        self.running = 0
+        self.limit = float(min(first, most))
+        self._most = float(most)
+        self._has_been_full = False
+        self._halved_at = -HALVE_AT_MOST_EVERY_S
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        if not self._waiting and self.running < int(self.limit):
+            self.running += 1
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            # Cancelled after being let in but before running again: pass the place on.
+            if turn.done() and not turn.cancelled():
+                self._leave()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave()
+
+    def answered(self) -> None:
+        """The judge answered: let one more in, later one more per round."""
+        step = 1.0 / self.limit if self._has_been_full else 1.0
+        self.limit = min(self._most, self.limit + step)
+
+    def full(self) -> None:
+        """The judge was too busy or too slow: let half as many in. Signs within a second count once."""
+        now = time.monotonic()
+        if now - self._halved_at >= HALVE_AT_MOST_EVERY_S:
+            self._halved_at, self._has_been_full = now, True
+            self.limit = max(1.0, self.limit / 2)
+
+    def _leave(self) -> None:
+        self.running -= 1
+        while self._waiting and self.running < int(self.limit):
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self.running += 1
+                turn.set_result(None)

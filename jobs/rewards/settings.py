@@ -1,0 +1,157 @@
+"""What a recipe says about rewards. Imports nothing heavy; the checks run on the login node.
+
+    rewards:
+      accuracy: 0.9                                      a number is the weight
+      visual_perception: {weight: 0.7, judge: judge}     or a mapping, where there is more to say
+      my_project.rewards:brevity: 0.1                    a function of your own
+
+The reward of a response is the weighted sum of the parts named, without clipping.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from jobs.rewards.judge_prompt import Template
+from orchestrator.section import Section
+
+OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class Weighted(Section):
+    """A reward of which there is nothing to say but its weight."""
+
+    weight: float
+    """What one point of this part adds to the total. 0 computes the part and leaves it out of the total."""
+
+
+class Accuracy(Weighted):
+    """1 if the answer is right, else 0. Perception-R1 weighs it 0.9."""
+
+    timeout_s: float = Field(5.0, gt=0)
+    """Time for one comparison. A checker that needs longer is killed, and the part is missing."""
+    processes: int = Field(1, ge=1)
+    """Checkers that run side by side."""
+
+
+class Format(Weighted):
+    """1 if the response has the required form, else 0. Perception-R1 weighs it 0.1."""
+
+    perception: bool = False
+    """Also require ``<perception>`` before ``<think>``."""
+
+
+class Repetition(Weighted):
+    """0 for a response that never repeats itself, down to ``max_penalty``."""
+
+    ngram: int = Field(20, ge=1)
+    """How many words in a row make a repetition."""
+    max_penalty: float = Field(-2.0, le=0)
+    """The value approached when every n-gram is the same."""
+
+
+class VisualPerception(Weighted):
+    """The share of the visual facts that a judge finds in the response. Perception-R1 weighs it 0.7."""
+
+    judge: str = Field("judge", min_length=1)
+    """The role that judges. It must be among the ``needs`` of this role."""
+    template: Template = "perception_r1"
+    """How the judge is asked: see ``jobs/rewards/judge_prompt.py``."""
+    max_reply_tokens: int = Field(512, ge=1)
+    """The judge's reply is cut here; facts it did not come to count as not found."""
+    attempts: int = Field(2, ge=1)
+    """Requests for one verdict before it is missing. Requests that met no judge at all do not count."""
+    deadline_min_s: float = Field(10.0, gt=0)
+    """A request is given three times the 95th percentile of the latest latencies, but at least this."""
+    deadline_max_s: float = Field(60.0, gt=0)
+    """... and at most this, which is also what the first requests are given."""
+    verdict_s: float = Field(300.0, gt=0)
+    """Longest time for one verdict, attempts and pauses together; standing in line and an outage do not count."""
+    retry_after_max_s: float = Field(30.0, ge=0)
+    """Longest pause that a busy judge may ask for."""
+    max_in_flight: int = Field(512, ge=1)
+    """Most requests at a time. How many are admitted below that adapts to what the judge stands."""
+    outage_budget_s: float = Field(1800.0, ge=0)
+    """How long training waits for a judge that does not answer, before it saves and gives up."""
+    seed: int = 0
+    """Sent with every request. The temperature is always 0."""
+
+    @model_validator(mode="after")
+    def _deadlines_are_ordered(self) -> VisualPerception:
+        if self.deadline_min_s > self.deadline_max_s:
+            raise ValueError(
+                f"deadline_min_s={self.deadline_min_s:g} exceeds deadline_max_s={self.deadline_max_s:g}. "
+                "Raise the second or lower the first."
+            )
+        return self
+
+
+class Rewards(Section):
+    """What a response earns: the weighted sum of these parts."""
+
+    accuracy: Accuracy | None = None
+    """Is the answer right?"""
+    format: Format | None = None
+    """Has the response the required form?"""
+    visual_perception: VisualPerception | None = None
+    """Does it state what is to be seen in the image?"""
+    repetition: Repetition | None = None
+    """A penalty on words that repeat."""
+    own: dict[str, Weighted] = Field(default_factory=dict)
+    """Functions of your own, ``package.module:function``. Written beside the others, not under ``own``."""
+    faithful: bool = False
+    """Reproduce the published code of Perception-R1 where ours differs on purpose. For comparisons only."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_own(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        own = {name: value for name, value in given.items() if isinstance(name, str) and OWN.fullmatch(name)}
+        rest = {name: value for name, value in given.items() if name not in own}
+        strangers = [str(name) for name in rest if name not in cls.model_fields]
+        if strangers:
+            raise ValueError(" ".join(map(_stranger, strangers)))
+        return {**rest, "own": {**(rest.get("own") or {}), **own}} if own else rest
+
+    @field_validator("accuracy", "format", "visual_perception", "repetition", mode="before")
+    @classmethod
+    def _number_is_weight(cls, given: Any) -> Any:
+        return _weight(given)
+
+    @field_validator("own", mode="before")
+    @classmethod
+    def _numbers_are_weights(cls, given: Any) -> Any:
+        return {name: _weight(value) for name, value in given.items()} if isinstance(given, dict) else given
+
+    def parts(self) -> dict[str, Weighted]:
+        """Return the settings of every reward that the recipe names, in a fixed order."""
+        built_in = {name: getattr(self, name) for name in names()}
+        return {name: part for name, part in built_in.items() if part is not None} | self.own
+
+    def weights(self) -> dict[str, float]:
+        """Return the weight of every reward that the recipe names."""
+        return {name: part.weight for name, part in self.parts().items()}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the built-in rewards."""
+    return tuple(name for name in Rewards.model_fields if name not in {"own", "faithful"})
+
+
+def _weight(given: Any) -> Any:
+    is_number = isinstance(given, int | float) and not isinstance(given, bool)
+    return {"weight": given} if is_number else given
+
+
+def _stranger(name: str) -> str:
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return (
+        f"There is no reward {name!r}.{hint} Rewards are {', '.join(names())}; "
+        "a function of your own is written 'package.module:function'."
+    )

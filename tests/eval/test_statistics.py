@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from eval.statistics import mcnemar_exact, mean, mean_difference, paired, wilson
+
+COUNTS = st.integers(0, 60)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "expected"),
+    [
+        pytest.param(1, 5, 0.21875, id="Qwen2-VL-7B against its RLVR"),
+        pytest.param(2, 4, 0.6875, id="Qwen2.5-VL-7B against its RLVR"),
+        pytest.param(2, 10, 0.03857421875, id="Qwen2.5-VL-7B against Perception-R1"),
+        pytest.param(0, 0, 1.0, id="no disagreement"),
+        pytest.param(3, 3, 1.0, id="a tie is capped at 1"),
+        pytest.param(0, 10, 2 / 1024, id="all one way"),
+    ],
+)
+def test_mcnemar_gives_the_published_p_values(b: int, c: int, expected: float) -> None:
+    assert mcnemar_exact(b, c) == expected
+
+
+@given(COUNTS, COUNTS)
+def test_mcnemar_equals_statsmodels(b: int, c: int) -> None:
+    theirs = 1.0 if b + c == 0 else mcnemar([[0, b], [c, 0]], exact=True).pvalue
+
+    assert mcnemar_exact(b, c) == pytest.approx(theirs, rel=1e-9)
+
+
+def test_mcnemar_of_thousands_of_disagreements_neither_overflows_nor_vanishes() -> None:
+    assert 0 < mcnemar_exact(4_000, 6_000) < 1e-80
+    assert mcnemar_exact(5_000, 5_000) == 1.0
+
+
+def test_a_negative_count_is_refused() -> None:
+    with pytest.raises(ValueError, match="b=-1, c=2: a count cannot be negative"):
+        mcnemar_exact(-1, 2)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95]))
+def test_wilson_equals_statsmodels(k_of_n: tuple[int, int], confidence: float) -> None:
+    k, n = k_of_n
+    low, high = proportion_confint(k, n, alpha=1 - confidence, method="wilson")
+
+    interval = wilson(k, n, confidence)
+
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-9)
+    assert interval.low <= interval.estimate <= interval.high
+
+
+def test_nothing_observed_leaves_everything_open() -> None:
+    interval = wilson(0, 0)
+
+    assert math.isnan(interval.estimate)
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_more_successes_than_trials_are_refused() -> None:
+    with pytest.raises(ValueError, match="k=5 successes of n=4 trials is impossible"):
+        wilson(5, 4)
+
+
+def test_pairing_goes_by_id_and_not_by_order() -> None:
+    before = {"a": True, "b": True, "c": False, "d": False, "e": False}
+    after = {"e": False, "d": True, "c": True, "b": False, "a": True}
+
+    result = paired(before, after)
+
+    assert (result.n, result.both, result.b, result.c, result.neither) == (5, 1, 1, 2, 1)
+    assert (result.before, result.after, result.difference) == (0.4, 0.6, 0.2)
+    assert result.p == 1.0
+
+
+def test_different_problems_are_refused_and_named() -> None:
+    before = dict.fromkeys(["a", "b"], True)
+    after = dict.fromkeys(["b", "p", "q", "r", "s"], True)
+
+    with pytest.raises(ValueError, match=r"same problems: 1 only before \(a\); 4 only after \(p, q, r, \.\.\.\)\."):
+        paired(before, after)
+
+
+def test_no_problems_are_refused() -> None:
+    with pytest.raises(ValueError, match="no problems to compare"):
+        paired({}, {})
+
+
+def test_the_bootstrap_interval_is_that_of_scipy() -> None:
+    scipy_stats = pytest.importorskip("scipy.stats")
+    scores = np.random.default_rng(3).normal(0.2, 1.0, size=80)
+    before = {str(i): 0.0 for i in range(80)}
+    after = {str(i): float(score) for i, score in enumerate(scores)}
+
+    ours = mean_difference(before, after, seed=1)
+
+    theirs = scipy_stats.bootstrap((scores,), np.mean, method="percentile", rng=np.random.default_rng(2))
+    assert ours.estimate == pytest.approx(scores.mean())
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.015)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.015)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    before, after = {str(i): i % 3 / 2 for i in range(40)}, {str(i): i % 5 / 4 for i in range(40)}
+
+    assert mean_difference(before, after, seed=7) == mean_difference(before, after, seed=7)
+
+
+def test_a_missing_score_leaves_its_pair_out() -> None:
+    before = {"a": 0.0, "b": math.nan, "c": 1.0, "only before": 1.0}
+    after = {"a": 0.5, "b": 1.0, "c": math.nan}
+
+    interval = mean_difference(before, after)
+
+    assert (interval.estimate, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_without_a_complete_pair_nothing_is_claimed() -> None:
+    assert math.isnan(mean_difference({"a": math.nan}, {"a": 1.0}).estimate)
+
+
+def test_the_mean_leaves_missing_values_out_and_counts_the_rest() -> None:
+    assert mean([1.0, math.nan, 0.0]) == (0.5, 2)
+    assert math.isnan(mean([])[0])
