@@ -6,7 +6,7 @@ not an ``OrchestratorError`` is a bug of ours and keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -80,3 +80,20 @@ def all_at_once(subject: str, problems: Sequence[Problem]) -> InputError:
     """Return one error that lists every problem of ``subject``, one per line."""
     count = f"{len(problems)} problem" + ("" if len(problems) == 1 else "s")
     return InputError("\n".join([f"{subject}: {count}.", *(f"  {problem}" for problem in problems)]))
+
+
+def nearest(word: str, known: Iterable[str], noun: str = "keys") -> str:
+    """Return a sentence that leads from a wrong name to a known one.
+
+    >>> nearest("tensor_paralel", ["model", "tensor_parallel"])
+    "Did you mean 'tensor_parallel'?"
+    >>> nearest("x", ["b", "a"])
+    'Known keys: a, b.'
+    """
+    import difflib  # only an error needs it
+
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known {noun}: {', '.join(names)}." if names else ""

@@ -190,9 +190,10 @@ def from_json(text: str) -> Plan:
         ValueError: The file was written by a version with another schema.
     """
     data = json.loads(text)
-    if data.get("schema") != SCHEMA:
+    written = data.get("schema") if isinstance(data, dict) else None
+    if written != SCHEMA:
         raise ValueError(
-            f"plan.json has schema {data.get('schema')!r}; this version reads {SCHEMA}. "
+            f"plan.json has schema {written!r}; this version reads {SCHEMA}. "
             "Use the version that submitted the run."
         )
     roles = tuple(

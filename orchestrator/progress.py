@@ -97,3 +97,9 @@ def read(folder: Path) -> list[Snapshot]:
     """Return the newest snapshot of every role that wrote one."""
     snapshots = (read_json(path) for path in sorted(folder.glob("[!.]*.json")))
     return [Snapshot(**snapshot) for snapshot in snapshots if snapshot is not None]
+
+
+def read_one(folder: Path, role: str) -> Snapshot | None:
+    """Return the newest snapshot of one role, or None if it has written none."""
+    snapshot = read_json(folder / f"{role}.json")
+    return Snapshot(**snapshot) if snapshot is not None else None

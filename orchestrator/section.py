@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+
+from orchestrator.errors import nearest
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -46,23 +47,6 @@ class Fault:
 def faults(error: ValidationError, model: type[BaseModel], data: Any) -> list[Fault]:
     """Return every problem that validating ``data`` as ``model`` found, in the words of this project."""
     return list(dict.fromkeys(_fault(detail, model, data) for detail in error.errors()))
-
-
-def nearest(word: str, known: Iterable[str], noun: str = "keys") -> str:
-    """Return a sentence that leads from a wrong name to a known one.
-
-    >>> nearest("tensor_paralel", ["model", "tensor_parallel"])
-    "Did you mean 'tensor_parallel'?"
-    >>> nearest("x", ["b", "a"])
-    'Known keys: a, b.'
-    """
-    import difflib  # only an error needs it
-
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
-    if close:
-        return f"Did you mean {close[0]!r}?"
-    return f"Known {noun}: {', '.join(names)}." if names else ""
 
 
 def _fault(detail: ErrorDetails, model: type[BaseModel], data: Any) -> Fault:
@@ -117,3 +101,19 @@ def _members(annotation: Any) -> list[Any]:
 
 def _fields(type_: Any) -> dict[str, FieldInfo]:
     return type_.model_fields if isinstance(type_, type) and issubclass(type_, BaseModel) else {}
+
+
+def held_models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """Return ``model`` and every section that a value of it can hold, each once."""
+    found: list[type[BaseModel]] = []
+    left: list[Any] = [model]
+    while left:
+        type_ = left.pop()
+        if type_ in found:
+            continue
+        if isinstance(type_, type) and issubclass(type_, BaseModel):
+            found.append(type_)
+            left += [field.annotation for field in type_.model_fields.values()]
+        else:
+            left += [part for part in get_args(type_) if part is not Ellipsis]
+    return found

@@ -1,0 +1,366 @@
+"""The command line. Data on the standard output, talk on the standard error, exit codes as in ``errors``.
+
+Everything but Typer is imported inside the commands, so that ``--help`` answers at once on a slow
+network filesystem.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator.errors import ConflictError, InputError, OrchestratorError
+
+if TYPE_CHECKING:
+    from orchestrator.run_directory import RunDirectory
+    from orchestrator.status import Status
+    from orchestrator.submission import Checked
+
+app = typer.Typer(
+    name="orchestrator",
+    help="Runs reinforcement learning of vision-language models with a judge, on Slurm or on one machine.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 the run exists or is running, 4 not found, "
+    "5 cancelled, 6 crashes without progress, 75 drained or scheduler unavailable, 130 interrupted.",
+    no_args_is_help=True,
+    # Rich would double the time that --help takes.
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/geo3k-tiny.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example train.steps=3.")
+]
+Cluster = Annotated[str | None, typer.Option(help="Profile in cluster/. Without Slurm: local.")]
+RunName = Annotated[str | None, typer.Option(help="Name of the run. Left out: the recipe's.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def submit(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: Cluster = None,
+    run_name: RunName = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and script; do nothing.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Watch the run to its end.")] = False,
+    parsable: Annotated[bool, typer.Option("--parsable", help="Print only 'id;folder'.")] = False,
+    force_new: Annotated[bool, typer.Option("--force-new", help="If the name is taken, append -2, -3, ...")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start a run of RECIPE."""
+    from orchestrator import inspection
+
+    checkout = inspection.checkout()
+    checked = _checked(recipe, overrides, cluster, checkout)
+    from orchestrator import submission
+
+    submission.refuse_if_lacking(checked)
+    if dry_run:
+        _preview(checked, checkout, run_name, as_json=as_json)
+        return
+    run = submission.create(checked, checkout, run_name=run_name, force_new=force_new)
+    started = _start(run)
+    _announce(run, started, parsable=parsable, as_json=as_json)
+    if follow:
+        _follow(run)
+
+
+@app.command()
+def validate(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    cluster: Cluster = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the whole recipe, each value with its origin.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check RECIPE and every name in it, without starting anything."""
+    from orchestrator import inspection
+
+    checked = _checked(recipe, overrides, cluster, inspection.checkout())
+    from orchestrator import submission
+
+    lacking = [str(problem) for problem in submission.lacking(checked)]
+    if as_json:
+        _print_json({"schema": 1, "valid": True, "recipe": checked.source.data, "cannot_run_here": lacking})
+    elif show:
+        print("\n".join(_origins(checked)))
+    for problem in lacking:
+        _talk(f"warning: this machine cannot run it: {problem}")
+    roles = ", ".join(role.name for role in checked.plan().roles)
+    _talk(f"{recipe}: valid. Roles: {roles}. Cluster profile: {checked.cluster}.")
+
+
+@app.command()
+def render(recipe: RecipeFile, overrides: Overrides = None, cluster: Cluster = None, run_name: RunName = None) -> None:
+    """Print the script that submit would hand to the executor."""
+    from orchestrator import inspection
+
+    checkout = inspection.checkout()
+    checked = _checked(recipe, overrides, cluster, checkout)
+    print(_script(checked, checkout, run_name), end="")
+
+
+@app.command()
+def status(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; the newest if left out.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a run is doing."""
+    from orchestrator import status as statuses
+
+    now = statuses.read(_newest() if run is None else _found(run))
+    if as_json:
+        _print_json(now.to_json())
+        return
+    print("\n".join(_described(now)))
+
+
+@app.command()
+def logs(
+    run: Run,
+    role: Annotated[str | None, typer.Option(help="Only this role: judge, judge-0, train, supervisor.")] = None,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="Which attempt; the newest if left out.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
+) -> None:
+    """Print the output of a run's roles."""
+    from dataclasses import asdict
+
+    from orchestrator import control
+    from orchestrator import logs as log_files
+
+    directory = _found(run)
+    if follow:
+        lines = log_files.follow(directory, lambda: control.state(directory).ended, role, attempt)
+    else:
+        lines = log_files.read(directory, role, attempt)
+    for line in lines:
+        if as_json:
+            print(json.dumps(asdict(line)), flush=follow)
+        else:
+            print(line.text if role == line.source else f"{line.source} | {line.text}", flush=follow)
+
+
+@app.command()
+def cancel(run: Run) -> None:
+    """Ask a run to save and end. It returns at once; watch with status."""
+    from orchestrator import control
+
+    directory = _found(run)
+    control.cancel(directory, "orchestrator cancel")
+    _talk(f"Asked {directory.name} to save and end. See: orchestrator status {directory.name}")
+
+
+@app.command()
+def resume(
+    run: Run,
+    follow: Annotated[bool, typer.Option("--follow", help="Watch the run to its end.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Continue a run from its last verified checkpoint, with the plan it was submitted with."""
+    from orchestrator import control
+
+    directory = _found(run)
+    now = control.state(directory)
+    if now.state == "SUCCEEDED":
+        _talk(f"{directory.name} has succeeded already; there is nothing to continue.")
+        return
+    if now.pid is not None:
+        raise ConflictError(
+            f"run: {directory.name} is {now.state} (pid {now.pid} on {now.host}). "
+            f"Watch it with: orchestrator status {directory.name}"
+        )
+    _announce(directory, _start(directory), parsable=False, as_json=as_json)
+    if follow:
+        _follow(directory)
+
+
+@app.command(name="list")
+def list_runs(as_json: Json = False) -> None:
+    """List all runs, the newest first."""
+    from orchestrator import run_directory
+    from orchestrator import status as statuses
+
+    found = [statuses.read(run) for run in run_directory.existing() if _readable(run)]
+    if as_json:
+        _print_json({"schema": statuses.SCHEMA, "runs": [now.to_json() for now in found]})
+        return
+    if not found:
+        _talk(f"No runs in {run_directory.runs_root()}.")
+    for now in found:
+        done = sum(role.state == "done" for role in now.roles)
+        took = statuses.clock(now.elapsed_s)
+        print(f"{now.name:<32} {now.state:<10} attempt {now.attempt}  {done}/{len(now.roles)} roles done  {took}")
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write report.html of a run, finished or not, and print its path."""
+    import subprocess
+
+    from orchestrator import inspection
+
+    directory = _found(run)
+    arguments = [sys.executable, "-m", "eval.report", "--run-dir", str(directory.path)]
+    code = subprocess.run(arguments, cwd=inspection.checkout(), stdout=sys.stderr, check=False).returncode
+    if code != 0:
+        raise typer.Exit(code)
+    if as_json:
+        _print_json({"schema": 1, "report": str(directory.report)})
+    else:
+        print(directory.report)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors."""
+    from orchestrator import schema as schemas
+    from orchestrator.recipe import Recipe
+
+    _print_json(schemas.build(Recipe))
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one message and its exit code."""
+    # The shell's own habit: an interrupted command ends by SIGINT, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        app()
+    except OrchestratorError as error:
+        _talk(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+def _checked(recipe: Path, overrides: list[str] | None, cluster: str | None, checkout: Path) -> Checked:
+    from orchestrator.inspection import Inspection
+
+    # Started before the imports below, which take as long as its own.
+    with Inspection(checkout) as inspection:
+        from orchestrator import submission
+
+        return submission.check(recipe, overrides or [], cluster, checkout, inspection)
+
+
+def _script(checked: Checked, checkout: Path, run_name: str | None) -> str:
+    from orchestrator import render as rendering
+    from orchestrator import run_directory, submission
+
+    run = run_directory.named(run_name or checked.recipe.name)
+    return rendering.script(checked.plan(run_name), submission.site(run, checkout))
+
+
+def _preview(checked: Checked, checkout: Path, run_name: str | None, *, as_json: bool) -> None:
+    """Print what submit would write, byte by byte, and that nothing was started."""
+    from orchestrator import plan, run_directory, submission
+
+    the_plan = checked.plan(run_name)
+    script = _script(checked, checkout, run_name)
+    run = run_directory.named(the_plan.name)
+    if as_json:
+        _print_json({"schema": 1, "plan": json.loads(plan.to_json(the_plan)), "script": script})
+    else:
+        print(f"# {run.plan}\n{plan.to_json(the_plan)}\n# {run.path}/submit.sh\n{script}", end="")
+    for role in the_plan.roles:
+        waits = f", after {', '.join((*role.after, *role.needs))}" if role.after or role.needs else ""
+        size = f"{role.replicas} x " * (role.replicas > 1) + f"{role.gpus_per_node} GPUs"
+        _talk(f"  {role.name}: {role.kind} {role.job}, {size}{waits}")
+    _talk(f"Placement: {the_plan.placement.kind}. {the_plan.placement.why}")
+    if run.path.exists():
+        _talk(f"note: {submission.conflict(run, checked.source.sha256)}")
+    _talk("Dry run: nothing was written, nothing was started.")
+
+
+def _origins(checked: Checked) -> list[str]:
+    """Return every value of the recipe in one line with the place that set it."""
+    from orchestrator import recipe
+    from orchestrator.strict_yaml import Node
+
+    def lines(node: Node, path: tuple[str | int, ...]) -> list[str]:
+        if isinstance(node.value, dict) and node.value:
+            return [line for key, child in node.value.items() for line in lines(child, (*path, key))]
+        if isinstance(node.value, list) and node.value:
+            return [line for index, child in enumerate(node.value) for line in lines(child, (*path, index))]
+        return [f"{recipe.dotted(path)} = {json.dumps(node.value, ensure_ascii=False)}  # {node.place}"]
+
+    return lines(checked.source.tree, ())
+
+
+def _start(run: RunDirectory) -> dict[str, Any]:
+    from orchestrator import plan
+    from orchestrator.executors import local
+
+    return local.start(run, plan.load(run.plan))
+
+
+def _announce(run: RunDirectory, started: dict[str, Any], *, parsable: bool, as_json: bool) -> None:
+    number = started.get("job_id", started.get("pid"))
+    if as_json:
+        _print_json({"schema": 1, "run": run.name, "path": str(run.path), "id": number})
+    elif parsable:
+        print(f"{number};{run.path}")
+    else:
+        print(f"Run {run.name} started in {run.path}")
+        _talk(f"  orchestrator status {run.name} | logs {run.name} -f | cancel {run.name}")
+
+
+def _follow(run: RunDirectory) -> None:
+    from orchestrator import follow
+
+    raise typer.Exit(follow.watch(run))
+
+
+def _described(now: Status) -> list[str]:
+    from orchestrator import follow
+    from orchestrator import status as statuses
+
+    if now.ended_at is not None or now.state == "LOST":
+        return [follow.ending(now), *(f"  {statuses.line(role)}" for role in now.roles)]
+    head = f"{now.name} {now.state}, attempt {now.attempt}, {statuses.clock(now.elapsed_s)}, {now.path}"
+    return [head, *(f"  {statuses.line(role)}" for role in now.roles)]
+
+
+def _found(run: str) -> RunDirectory:
+    from orchestrator import plan, run_directory
+
+    directory = run_directory.find(run)
+    try:
+        plan.load(directory.plan)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{directory.plan}: is not a plan that this version reads: {error}") from None
+    return directory
+
+
+def _readable(run: RunDirectory) -> bool:
+    """Say whether the run can be read; one damaged run must not hide the others."""
+    try:
+        _found(str(run.path))
+    except InputError as error:
+        _talk(f"warning: {error}")
+        return False
+    return True
+
+
+def _newest() -> RunDirectory:
+    from orchestrator import run_directory
+    from orchestrator.errors import NotFound
+
+    runs = run_directory.existing()
+    if not runs:
+        raise NotFound(f"run: there are no runs in {run_directory.runs_root()}. Start one with: orchestrator submit")
+    return runs[0]
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _talk(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,236 @@
+"""What a run is at, for people and for scripts: folded from its ledger and its progress files.
+
+Nothing is asked of a scheduler, and nothing but these files is read, so it works from any machine
+that sees the folder, during the run and after it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from orchestrator import control, ledger, plan, progress
+from orchestrator.ledger import Event
+from orchestrator.progress import Snapshot
+from orchestrator.run_directory import RunDirectory
+
+SCHEMA = 1
+ACTIVE = ("starting", "running", "serving")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoleStatus:
+    """One role of a run.
+
+    Attributes:
+        role: Its name.
+        kind: ``service`` or ``batch``.
+        state: ``waiting``, ``starting`` (a service that has not answered), ``running``, ``serving``,
+            ``restarting``, ``stopped``, ``failed`` or ``done``.
+        phase: What it says it is doing; empty if it says nothing or does not run.
+        done: Units finished in this phase.
+        total: Units in this phase; None if unknown.
+        unit: Of ``done`` and ``total``.
+        message: Newest numbers, or why it ended.
+        restarts: Starts after the first in the newest attempt.
+        eta_s: Seconds until the phase ends at the pace so far; None if that cannot be said.
+        silent_s: Seconds since it last said anything; None if it never did.
+    """
+
+    role: str
+    kind: str
+    state: str = "waiting"
+    phase: str = ""
+    done: float = 0
+    total: float | None = None
+    unit: str = ""
+    message: str = ""
+    restarts: int = 0
+    eta_s: float | None = None
+    silent_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """A run and its roles.
+
+    Attributes:
+        name: The run's name.
+        path: Its folder.
+        state: As ``control.state`` says.
+        attempt: The newest, from 1; 0 before the first.
+        cause: Why it ended; empty while it runs.
+        diagnosis: The earliest error of a failed run; may span lines.
+        began_at: Unix time of the newest attempt's begin, or of submission.
+        ended_at: Unix time of its orderly end; None if it runs or was lost.
+        report: Path of ``report.html``; None as long as there is none.
+        roles: In the plan's order.
+    """
+
+    name: str
+    path: str
+    state: str
+    attempt: int
+    cause: str
+    diagnosis: str
+    began_at: float
+    ended_at: float | None
+    report: str | None
+    roles: tuple[RoleStatus, ...]
+
+    @property
+    def elapsed_s(self) -> float:
+        return max(0.0, (self.ended_at or time.time()) - self.began_at)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the status as JSON-like data with a schema version."""
+        return {"schema": SCHEMA, **asdict(self), "elapsed_s": round(self.elapsed_s, 1)}
+
+
+def read(run: RunDirectory) -> Status:
+    """Return what the run is at now."""
+    state = control.state(run)
+    events = ledger.read(run.ledger)
+    the_plan = plan.load(run.plan)
+    roles = _fold(the_plan, events)
+    over = state.ended
+    return Status(
+        name=run.name,
+        path=str(run.path),
+        state=state.state,
+        attempt=state.attempt,
+        cause=state.cause,
+        diagnosis=state.diagnosis or (_what_logs_say(run, state.attempt) if state.state == "LOST" else ""),
+        began_at=_time_of(events, ("submitted", "attempt_started")) or time.time(),
+        ended_at=_time_of(events, ("run_finished",)) if over else None,
+        report=str(run.report) if run.report.exists() else None,
+        roles=tuple(_halted(role) if over else describe(_held_up(role, the_plan, roles), run) for role in roles),
+    )
+
+
+def describe(role: RoleStatus, run: RunDirectory) -> RoleStatus:
+    """Return the role with what it says of itself, if it is at work; a word from before it stopped is no news."""
+    snapshot = progress.read_one(run.progress, role.role) if role.state in ACTIVE else None
+    if snapshot is None:
+        return role
+    return replace(
+        role,
+        phase=snapshot.phase,
+        done=snapshot.done,
+        total=snapshot.total,
+        unit=snapshot.unit,
+        message=snapshot.message,
+        eta_s=_eta_s(snapshot),
+        silent_s=round(max(0.0, time.time() - snapshot.at), 1),
+    )
+
+
+def line(role: RoleStatus) -> str:
+    """Return one role in one line: ``train: training 12/60 steps: reward 0.83 (ETA 3:12)``."""
+    if role.state not in ACTIVE or not role.phase:
+        return f"{role.role}: {role.state}" + (f": {role.message}" if role.message not in ("", role.state) else "")
+    said = progress.line(role.phase, role.done, role.total, role.unit, role.message)
+    return f"{role.role}: {said}" + (f" (ETA {clock(role.eta_s)})" if role.eta_s is not None else "")
+
+
+def clock(span_s: float) -> str:
+    """Return a span of time as people read it.
+
+    >>> clock(192), clock(7384)
+    ('3:12', '2:03:04')
+    """
+    minutes, seconds = divmod(int(span_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def story(event: Event) -> str:
+    """Return an event of the ledger as a sentence for whoever watches; empty for what need not be told."""
+    known = event.fields
+    if event.event == "attempt_started":
+        return f"attempt {known.get('attempt')} started on {known.get('host')}"
+    if event.event == "service_ready":
+        return f"{known.get('role')} answers at {known.get('url')}"
+    if event.event == "role_finished":
+        return f"{known.get('role')} ended: {known.get('cause')}"
+    if event.event == "role_restarting":
+        which = f"restart {known.get('restart')} of {known.get('of')}"
+        return f"{known.get('role')} starts again in {known.get('in_s')} s, {which}: {known.get('cause')}"
+    if event.event in ("gateway_restarted", "warning"):
+        return f"{known.get('what', 'gateway')}: {known.get('cause', event.event)}"
+    if event.event == "drain_requested":
+        return f"draining, asked by {known.get('by')}"
+    return ""
+
+
+def _fold(the_plan: plan.Plan, events: Iterable[Event]) -> list[RoleStatus]:
+    """Return the roles' states. Batch roles that have succeeded stay done in later attempts."""
+    roles = {role.name: RoleStatus(role=role.name, kind=role.kind) for role in the_plan.roles}
+    for event in events:
+        if event.event == "attempt_started":
+            roles = {
+                name: role if role.state == "done" else RoleStatus(role=name, kind=role.kind)
+                for name, role in roles.items()
+            }
+        name = event.fields.get("role")
+        if name in roles:
+            roles[name] = _after(roles[name], event)
+    return list(roles.values())
+
+
+def _after(role: RoleStatus, event: Event) -> RoleStatus:
+    known = event.fields
+    if event.event == "role_started":
+        return replace(role, state="starting" if role.kind == "service" else "running", message="")
+    if event.event == "service_ready":
+        return replace(role, state="serving")
+    if event.event == "role_restarting":
+        return replace(role, state="restarting", restarts=role.restarts + 1, message=str(known.get("cause", "")))
+    if event.event == "role_finished":
+        return replace(role, state=_end(role, known), message=str(known.get("cause", "")))
+    return role
+
+
+def _end(role: RoleStatus, known: dict[str, Any]) -> str:
+    if role.kind == "batch" and known.get("exit_code") == 0:
+        return "done"
+    return "stopped" if str(known.get("cause", "")).startswith(("stopped", "drained")) else "failed"
+
+
+def _held_up(role: RoleStatus, the_plan: plan.Plan, roles: list[RoleStatus]) -> RoleStatus:
+    """Return a waiting role with the names of those it waits for."""
+    if role.state != "waiting":
+        return role
+    states = {other.role: other.state for other in roles}
+    planned = the_plan.role(role.role)
+    others = [name for name in planned.after if states[name] != "done"]
+    others += [name for name in planned.needs if states[name] != "serving"]
+    return replace(role, message=f"for {', '.join(others)}" if others else "")
+
+
+def _halted(role: RoleStatus) -> RoleStatus:
+    """Return the role as it is when no supervisor lives any more: nothing of it runs."""
+    return replace(role, state="stopped") if role.state in (*ACTIVE, "restarting") else role
+
+
+def _eta_s(snapshot: Snapshot) -> float | None:
+    # A phase counted in seconds counts towards a deadline, not towards an end.
+    if not snapshot.total or snapshot.done <= 0 or snapshot.unit == "s" or snapshot.done >= snapshot.total:
+        return None
+    spent_s = snapshot.at - snapshot.started_at
+    return round(spent_s / snapshot.done * (snapshot.total - snapshot.done), 1)
+
+
+def _time_of(events: list[Event], names: tuple[str, ...]) -> float | None:
+    return next((event.at for event in reversed(events) if event.event in names), None)
+
+
+def _what_logs_say(run: RunDirectory, attempt: int) -> str:
+    """Return the earliest error of an attempt that ended before anybody could diagnose it."""
+    from orchestrator.allocation import diagnosis
+
+    folder = run.attempt(attempt)
+    found = diagnosis.earliest_in(folder) if attempt and folder.is_dir() else None
+    return str(found) if found else ""
