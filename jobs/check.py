@@ -66,6 +66,12 @@ def check(roles: Iterable[dict[str, Any]]) -> Findings:
     return found
 
 
+def answer(roles: Iterable[dict[str, Any]]) -> str:
+    """Return what ``check`` finds as the one JSON object that this program prints."""
+    found = check(roles)
+    return json.dumps({"problems": [_shown(f) for f in found.problems], "missing": [_shown(f) for f in found.missing]})
+
+
 def _role(role: dict[str, Any]) -> Findings:
     job = _job(role["job"])
     if job is None:
@@ -181,11 +187,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m jobs.check PLAN.json|-", file=sys.stderr)
         return 2
     text = sys.stdin.read() if arguments[0] == "-" else Path(arguments[0]).read_text(encoding="utf-8")
-    if not text:
-        return 0  # the caller gave up: it had found the recipe unreadable
-    found = check(json.loads(text)["roles"])
-    answer = {"problems": [_shown(f) for f in found.problems], "missing": [_shown(f) for f in found.missing]}
-    print(json.dumps(answer))
+    print(answer(json.loads(text)["roles"]))
     return 0
 
 

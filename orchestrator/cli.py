@@ -156,7 +156,7 @@ def cancel(run: Run) -> None:
 
     directory = _found(run)
     control.cancel(directory, "orchestrator cancel")
-    _talk(f"Asked {directory.name} to save and end. See: orchestrator status {directory.name}")
+    _talk(f"Asked {directory.name} to save and end. See: python -m orchestrator status {directory.name}")
 
 
 @app.command()
@@ -176,7 +176,7 @@ def resume(
     if now.pid is not None:
         raise ConflictError(
             f"run: {directory.name} is {now.state} (pid {now.pid} on {now.host}). "
-            f"Watch it with: orchestrator status {directory.name}"
+            f"Watch it with: python -m orchestrator status {directory.name}"
         )
     _announce(directory, _start(directory), parsable=False, as_json=as_json)
     if follow:
@@ -240,13 +240,9 @@ def main() -> None:
 
 
 def _checked(recipe: Path, overrides: list[str] | None, cluster: str | None, checkout: Path) -> Checked:
-    from orchestrator.inspection import Inspection
+    from orchestrator import submission
 
-    # Started before the imports below, which take as long as its own.
-    with Inspection(checkout) as inspection:
-        from orchestrator import submission
-
-        return submission.check(recipe, overrides or [], cluster, checkout, inspection)
+    return submission.check(recipe, overrides or [], cluster, checkout)
 
 
 def _script(checked: Checked, checkout: Path, run_name: str | None) -> str:
@@ -308,7 +304,7 @@ def _announce(run: RunDirectory, started: dict[str, Any], *, parsable: bool, as_
         print(f"{number};{run.path}")
     else:
         print(f"Run {run.name} started in {run.path}")
-        _talk(f"  orchestrator status {run.name} | logs {run.name} -f | cancel {run.name}")
+        _talk(f"  python -m orchestrator status {run.name} | logs {run.name} -f | cancel {run.name}")
 
 
 def _follow(run: RunDirectory) -> None:
@@ -354,7 +350,9 @@ def _newest() -> RunDirectory:
 
     runs = run_directory.existing()
     if not runs:
-        raise NotFound(f"run: there are no runs in {run_directory.runs_root()}. Start one with: orchestrator submit")
+        raise NotFound(
+            f"run: there are no runs in {run_directory.runs_root()}. Start one with: python -m orchestrator submit"
+        )
     return runs[0]
 
 

@@ -53,7 +53,7 @@ def watch(run: RunDirectory, out: TextIO | None = None) -> int:
     with _screen(out) as screen, _interrupts() as interrupts:
         ended = _watch(run, screen, interrupts)
     if ended is None:
-        print(f"{run.name} drains on its own. See: orchestrator status {run.name}", file=out)
+        print(f"{run.name} drains on its own. See: python -m orchestrator status {run.name}", file=out)
         return INTERRUPTED
     print(ending(ended), file=out)
     return control.EXIT_CODES[ended.state]
@@ -67,7 +67,9 @@ def ending(now: Status) -> str:
     if now.report:
         parts.append(f"Report: {now.report}")
     if now.state != "SUCCEEDED":
-        parts.append(f"Logs: {now.path}/attempts/{now.attempt}\nContinue with: orchestrator resume {now.name}")
+        parts.append(
+            f"Logs: {now.path}/attempts/{now.attempt}\nContinue with: python -m orchestrator resume {now.name}"
+        )
     return "\n".join(parts)
 
 
@@ -146,9 +148,14 @@ class Lines:
         self._printed: dict[str, float] = {}
         self._before: dict[str, RoleStatus] = {}
         self._elapsed_s = 0.0
+        self._doing = ""
 
     def show(self, now: Status) -> None:
         self._elapsed_s = now.elapsed_s
+        if now.doing != self._doing:
+            self._doing = now.doing
+            if now.doing:
+                self.tell(now.doing)
         for role in now.roles:
             before = self._before.get(role.role)
             turned = before is None or (before.state, before.phase) != (role.state, role.phase)
@@ -188,11 +195,11 @@ def bars(now: Status) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    title = f"{now.name} {now.state}, attempt {now.attempt}, {status.clock(now.elapsed_s)}"
+    parts = [f"{now.name} {now.state}", f"attempt {now.attempt}", status.clock(now.elapsed_s), now.doing]
     table = Table.grid(padding=(0, 1), pad_edge=False)
     for ratio in (None, None, None, 1):
         table.add_column(ratio=ratio, no_wrap=True, overflow="ellipsis")
-    table.title, table.title_justify, table.expand = title, "left", True
+    table.title, table.title_justify, table.expand = ", ".join(filter(None, parts)), "left", True
     for role in now.roles:
         phase, bar, rest = _cells(role)
         # Text, not markup: what a role says may hold brackets.
@@ -205,7 +212,7 @@ _STYLES = {"done": "green", "failed": "red", "restarting": "yellow", "waiting": 
 
 def _cells(role: RoleStatus) -> tuple[str, str, str]:
     if role.state not in status.ACTIVE or not role.phase:
-        return role.state, "", role.message
+        return role.state, "", role.message if role.message != role.state else ""
     share = min(1.0, role.done / role.total) if role.total else None
     full = round(BAR_WIDTH * share) if share is not None else 0
     bar = "" if share is None else "━" * full + "╌" * (BAR_WIDTH - full)

@@ -193,8 +193,7 @@ def from_json(text: str) -> Plan:
     written = data.get("schema") if isinstance(data, dict) else None
     if written != SCHEMA:
         raise ValueError(
-            f"plan.json has schema {written!r}; this version reads {SCHEMA}. "
-            "Use the version that submitted the run."
+            f"plan.json has schema {written!r}; this version reads {SCHEMA}. Use the version that submitted the run."
         )
     roles = tuple(
         Role(**(role | {"needs": tuple(role["needs"]), "after": tuple(role["after"])})) for role in data["roles"]

@@ -65,6 +65,7 @@ class Status:
         diagnosis: The earliest error of a failed run; may span lines.
         began_at: Unix time of the newest attempt's begin, or of submission.
         ended_at: Unix time of its orderly end; None if it runs or was lost.
+        doing: What the supervisor itself does where that is more than to watch its roles; else empty.
         report: Path of ``report.html``; None as long as there is none.
         roles: In the plan's order.
     """
@@ -77,6 +78,7 @@ class Status:
     diagnosis: str
     began_at: float
     ended_at: float | None
+    doing: str
     report: str | None
     roles: tuple[RoleStatus, ...]
 
@@ -105,6 +107,7 @@ def read(run: RunDirectory) -> Status:
         diagnosis=state.diagnosis or (_what_logs_say(run, state.attempt) if state.state == "LOST" else ""),
         began_at=_time_of(events, ("submitted", "attempt_started")) or time.time(),
         ended_at=_time_of(events, ("run_finished",)) if over else None,
+        doing="" if over else _doing(run),
         report=str(run.report) if run.report.exists() else None,
         roles=tuple(_halted(role) if over else describe(_held_up(role, the_plan, roles), run) for role in roles),
     )
@@ -215,6 +218,13 @@ def _halted(role: RoleStatus) -> RoleStatus:
     return replace(role, state="stopped") if role.state in (*ACTIVE, "restarting") else role
 
 
+def _doing(run: RunDirectory) -> str:
+    """Return what the supervisor waits for; that it is running, and that roles are stopping, the roles show."""
+    snapshot = progress.read_one(run.progress, "run")
+    waits = snapshot is not None and snapshot.phase == "waiting"
+    return f"waiting {snapshot.message}" if snapshot is not None and waits else ""
+
+
 def _eta_s(snapshot: Snapshot) -> float | None:
     # A phase counted in seconds counts towards a deadline, not towards an end.
     if not snapshot.total or snapshot.done <= 0 or snapshot.unit == "s" or snapshot.done >= snapshot.total:
@@ -228,9 +238,15 @@ def _time_of(events: list[Event], names: tuple[str, ...]) -> float | None:
 
 
 def _what_logs_say(run: RunDirectory, attempt: int) -> str:
-    """Return the earliest error of an attempt that ended before anybody could diagnose it."""
+    """Return the first error in the logs of an attempt that ended before anybody could diagnose it.
+
+    Logs carry no common clock; the one whose last write is oldest is that of the role that fell silent first.
+    """
     from orchestrator.allocation import diagnosis
 
-    folder = run.attempt(attempt)
-    found = diagnosis.earliest_in(folder) if attempt and folder.is_dir() else None
-    return str(found) if found else ""
+    for log in sorted(run.attempt(attempt).glob("*.log"), key=lambda log: log.stat().st_mtime):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = diagnosis.first_error(lines, log.stem, f"attempts/{attempt}/{log.name}")
+        if found is not None:
+            return str(found)
+    return ""

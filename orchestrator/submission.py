@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from orchestrator import __version__, fit, plan, profile, recipe, render, strict_yaml
+from orchestrator import __version__, fit, inspection, plan, profile, recipe, render, strict_yaml
 from orchestrator.errors import ConflictError, InputError, NotFound, Problem, all_at_once, nearest
 from orchestrator.files import private_folder, sync_folder, write_text
-from orchestrator.inspection import Inspection
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan
 from orchestrator.run_directory import RunDirectory, named, runs_root
@@ -55,15 +54,14 @@ class Checked:
         )
 
 
-def check(path: Path, overrides: Sequence[str], cluster: str | None, checkout: Path, inspection: Inspection) -> Checked:
+def check(path: Path, overrides: Sequence[str], cluster: str | None, checkout: Path) -> Checked:
     """Return the recipe in ``path``, checked together with the jobs it names.
 
     Args:
         path: The recipe.
         overrides: Changes to it.
         cluster: A profile's name; the default one if None.
-        checkout: Where ``cluster/`` lies.
-        inspection: Already started, because its process needs as long to get ready as this one.
+        checkout: Where ``cluster/`` and ``jobs/`` lie.
 
     Raises:
         NotFound: There is no such file.
@@ -73,7 +71,7 @@ def check(path: Path, overrides: Sequence[str], cluster: str | None, checkout: P
         raise _no_recipe(path)
     source = recipe.read(path, overrides)
     found, problems = recipe.check(source)
-    never, missing = inspection.faults(source.data)
+    never, missing = inspection.faults(source.data, checkout)
     problems += [source.problem(fault) for fault in never]
     if found is None or problems:
         raise all_at_once(str(path), sorted(problems, key=_line))
@@ -152,7 +150,7 @@ def conflict(run: RunDirectory, sha256: str) -> ConflictError:
     """Return the error for a run that exists already, with the ways out that fit its state."""
     from orchestrator import control
 
-    ways = f"start another with --force-new or --run-name NAME, or look at it: orchestrator status {run.name}"
+    ways = f"start another with --force-new or --run-name NAME, or look at it: python -m orchestrator status {run.name}"
     if not run.plan.exists():
         return ConflictError(
             f"run: {run.path} is in the way and is not a run. Move it away, or {ways.partition(',')[0]}."
@@ -164,7 +162,8 @@ def conflict(run: RunDirectory, sha256: str) -> ConflictError:
         return ConflictError(f"run: {run.name} has already SUCCEEDED. To run again, {ways}.")
     if plan.load(run.plan).recipe_sha256 != sha256:
         return ConflictError(f"run: {run.name} is {now.state}, and was made from another recipe. So {ways}.")
-    return ConflictError(f"run: {run.name} is {now.state}. Continue it: orchestrator resume {run.name}. Or {ways}.")
+    resume = f"Continue it: python -m orchestrator resume {run.name}"
+    return ConflictError(f"run: {run.name} is {now.state}. {resume}. Or {ways}.")
 
 
 def _candidates(name: str) -> Iterator[str]:

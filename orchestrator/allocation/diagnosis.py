@@ -77,22 +77,8 @@ def first_error(lines: list[str], role: str, name: str, first_line: int = 1) -> 
         role=role,
         place=f"{name}:{first_line + start}",
         text=(bare[start] if end is None else bare[end]).strip(),
-        context="\n".join(bare[start : end + 1][-CONTEXT_LINES:]) if end else "",
+        context="" if end in (None, start) else "\n".join(bare[start : end + 1][-CONTEXT_LINES:]),
     )
-
-
-def earliest_in(folder: Path) -> Finding | None:
-    """Return the first error found in an attempt's logs, oldest log first; for when nobody watched.
-
-    A log whose last write is oldest belongs to the role that fell silent first.
-    """
-    logs = sorted(folder.glob("*.log"), key=lambda log: log.stat().st_mtime)
-    for log in logs:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        found = first_error(lines, log.stem, f"attempts/{folder.name}/{log.name}")
-        if found is not None:
-            return found
-    return None
 
 
 class Watch:

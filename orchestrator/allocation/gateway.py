@@ -44,7 +44,9 @@ RENEW_EVERY_S = 5.0
 BEAT_EVERY_S = 2.0
 QUEUE_LIMIT = 4096
 TRIES = 5
-"""A request that made five servers fail is more likely the cause than the victim."""
+"""A request that made servers fail five times is more likely the cause than the victim."""
+PAUSE_S = 0.25
+"""Before a request that was answered 5xx is sent again; doubled each time. A dying server is dead by then."""
 
 
 class Gateway:
@@ -125,7 +127,7 @@ class Gateway:
         if pool.waiting >= self._queue_limit:
             return problem(503, f"{pool.waiting} requests wait already; that is the limit.", retry_after_s=5)
         answer: web.Response | None = None
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             replica = await pool.acquire(until)
             if replica is None:
                 return problem(503, f"No replica of {role} has answered for {limit_s:g} s.", retry_after_s=10)
@@ -136,6 +138,8 @@ class Gateway:
             if answer is not None and answer.status < 500:
                 return answer
             pool.retried += 1
+            if answer is not None:
+                await asyncio.sleep(PAUSE_S * 2**attempt)
         return answer or problem(502, f"{TRIES} tries in a row met a replica of {role} that ended.", retry_after_s=10)
 
     async def _ask(
@@ -157,11 +161,10 @@ class Gateway:
         finally:
             sending.cancel()
             dying.cancel()
-        if answer.status >= 500 or (body is not None and answer.status in (401, 404)):
-            # A server that does not know our key or its own name is another one on the same port;
-            # one that fails may be about to end. Its next good health check brings it back.
+        if body is not None and answer.status in (401, 404):
+            # A server that does not know our key or its own name is another one on the same port.
             pool.suspect(replica)
-            return answer if answer.status >= 500 else None
+            return None
         return answer
 
     async def _send(

@@ -11,7 +11,7 @@ import os
 import socket
 import sys
 import time
-from typing import Any
+from pathlib import Path
 
 from orchestrator.allocation import launch
 from orchestrator.allocation.diagnosis import end_of_process
@@ -29,7 +29,7 @@ SILENT_S = 20.0
 START_TIMEOUT_S = 60.0
 
 
-def state_file(run: RunDirectory) -> Any:
+def state_file(run: RunDirectory) -> Path:
     """Return where the gateway says where it listens and that it lives."""
     return run.control / "gateway.json"
 
@@ -62,6 +62,7 @@ class GatewayProcess:
         self._listener = listening_socket(run, host)
         self._member = Member(role="gateway", log="gateway.log", drain_s=DRAIN_S)
         self._stopping = False
+        self._beat = -1
 
     @property
     def running(self) -> bool:
@@ -78,9 +79,12 @@ class GatewayProcess:
         member.kill_if_overdue()
         code = member.exit_code()
         if code is not None:
-            return self._ended(code, restart=restart)
+            return self._ended(member.failure or end_of_process(code), restart=restart)
         if member.phase is Phase.WAITING and restart and time.monotonic() >= member.not_before:
-            self._start()
+            try:
+                self._start()
+            except OSError as error:
+                return self._ended(f"cannot be started: {error}", restart=restart)
         elif member.phase is Phase.RUNNING:
             self._check()
         return ""
@@ -106,9 +110,8 @@ class GatewayProcess:
         self._member.begin(started, frozenset())
         self._ledger.append("role_started", role="gateway", replica=0, pid=started.pid, start=round(started.start, 2))
 
-    def _ended(self, code: int, *, restart: bool) -> str:
+    def _ended(self, cause: str, *, restart: bool) -> str:
         member = self._member
-        cause = member.failure or end_of_process(code)
         if self._stopping or not restart:
             member.phase = Phase.STOPPED
             return ""
@@ -139,5 +142,3 @@ class GatewayProcess:
             member.failure = f"silent for {limit_s:g} s"
             member.drain_s = 0.0
             member.ask_to_stop()
-
-    _beat: int = -1

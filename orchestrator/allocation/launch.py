@@ -52,7 +52,7 @@ def environment(
     machine, and two threads on one busy core are slower than one.
     """
     ours = marks(run, role.name, replica if role.kind == "service" else None, generation)
-    inherited = {name: value for name, value in base.items() if not name.startswith(("SUBMITIT_", "ORCH_R", "ORCH_G"))}
+    inherited = {name: value for name, value in base.items() if not name.startswith("SUBMITIT_")}
     threads = {"OMP_NUM_THREADS": "1"} if role.gpus_per_node == 0 else {}
     return inherited | {"PYTHONUNBUFFERED": "1"} | threads | ours | role.environment
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from orchestrator import control, plan, processes, rendezvous
-from orchestrator.allocation import fence, launch, schedule, sweep
+from orchestrator.allocation import fence, final_report, launch, schedule, sweep
 from orchestrator.allocation.diagnosis import Watch, end_of_process
 from orchestrator.allocation.gateway_process import GatewayProcess
 from orchestrator.allocation.member import Member
@@ -39,7 +39,6 @@ OWN_EVERY_S = 5.0
 DRAINED = 75
 SILENT_S = 60.0
 """A service that has served and then has had no live endpoint for so long hangs, and is restarted."""
-REPORT_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,6 @@ class Supervisor:
         self._started: list[Member] = []
         self._began = time.monotonic()
         self._looked = self._owned = 0.0
-        self._ledger_size = 0
 
     def run(self) -> int:
         """Supervise until all is done or drained, and return the run's exit code."""
@@ -121,7 +119,12 @@ class Supervisor:
             os.environ, self.run_directory, role, replica=member.replica, generation=self.generation
         )
         log = self.run_directory.attempt(self.generation) / member.log
-        started = launch.start(launch.command(self.run_directory, role), env, log, drain_s=role.drain_s)
+        try:
+            started = launch.start(launch.command(self.run_directory, role), env, log, drain_s=role.drain_s)
+        except OSError as error:
+            self.watch.note(role.name, f"cannot be started: {error}.")
+            self._after_failure(member, role, 1, f"cannot be started: {error}")
+            return
         member.begin(started, self._checkpoints())
         self._started = [other for other in self._started if other is not member] + [member]
         self.ledger.append(
@@ -161,7 +164,7 @@ class Supervisor:
         if code == DRAINED:
             return "drained"
         if stopped:
-            return f"stopped ({end_of_process(code)})"
+            return "stopped" if code == 0 else f"stopped ({end_of_process(code)})"
         said = self.watch.latest(member.role)
         ended = member.failure or end_of_process(code)
         return ended if not said or ended in said else f"{ended}: {said}"
@@ -282,34 +285,23 @@ class Supervisor:
         done = schedule.finished(self.plan, self._view())
         ending = Ending(state="SUCCEEDED", cause="") if done else self.ending
         if done:
-            self._write_report()
+            self._report()
         found = self.watch.earliest() if ending.state in ("FAILED", "CRASH_LOOP") else None
         diagnosis = str(found) if found else ""
         self.ledger.append("run_finished", state=ending.state, cause=ending.cause, diagnosis=diagnosis)
         self.progress.update(ending.state.lower(), message=ending.cause)
-        if diagnosis:
-            print(f"error: {ending.cause}\nThe earliest error:\n{diagnosis}", file=sys.stderr, flush=True)
+        if ending.state != "SUCCEEDED":
+            earliest = f"\nThe earliest error:\n{diagnosis}" if diagnosis else ""
+            print(f"error: {ending.cause}{earliest}", file=sys.stderr, flush=True)
         return control.EXIT_CODES[ending.state]
 
-    def _write_report(self) -> None:
-        """Let ``eval.report`` write the report of what was measured; a run is not lost for want of one."""
-        reporter = any((launch.CHECKOUT / "eval" / name).exists() for name in ("report.py", "report/__main__.py"))
-        if not reporter or not (self.run_directory.metrics.exists() or self.run_directory.eval.exists()):
-            return
-        argv = [sys.executable, "-m", "eval.report", "--run-dir", str(self.run_directory.path)]
-        env = dict(os.environ) | launch.marks(self.run_directory, "report", None, self.generation)
-        log = self.run_directory.attempt(self.generation) / "report.log"
-        report = Member(role="report", log=log.name, drain_s=5.0)
-        report.begin(launch.start(argv, env, log, drain_s=5.0), frozenset())
-        while (code := report.exit_code()) is None:
-            self.progress.waiting("the report", waited_s=report.age_s, until_s=REPORT_LIMIT_S)
-            if report.age_s > REPORT_LIMIT_S or self._signals:
-                report.ask_to_stop()
-            report.kill_if_overdue()
-            time.sleep(TICK_S)
-        if code != 0:
-            self.watch.ended("report", log.name, code)
-            self.ledger.append("warning", what="report", cause=f"{end_of_process(code)}: {self.watch.latest('report')}")
+    def _report(self) -> None:
+        asked = control.cancel_file(self.run_directory)
+        why_not = final_report.write(
+            self.run_directory, self.generation, self.progress, lambda: bool(self._signals) or asked.exists()
+        )
+        if why_not:
+            self.ledger.append("warning", what="report", cause=why_not)
 
     # What is known.
 
@@ -381,7 +373,7 @@ class Supervisor:
                     self._forgive_if_it_commits(member)
         if now - self._owned >= OWN_EVERY_S:
             self._owned = now
-            control.own(self.run_directory, self.generation)
+            self._renew()
             self._check_generation()
 
     def _forgive_if_it_commits(self, member: Member) -> None:
@@ -389,19 +381,24 @@ class Supervisor:
         if self.plan.role(member.role).kind == "batch" and self._checkpoints() - member.checkpoints:
             self.watch.forgive(member.role)
 
+    def _renew(self) -> None:
+        try:
+            control.own(self.run_directory, self.generation)
+        except OSError as error:  # A full disk must not end the run; on this host the lock is enough.
+            print(f"warning: the lease was not renewed: {error}", file=sys.stderr, flush=True)
+
     def _check_generation(self) -> None:
         newest = newest_generation(self.run_directory.ledger)
         if newest > self.generation and self.ending is None:
             self._request_drain(f"attempt {newest}", Ending(state="DRAINED", cause=f"Attempt {newest} has taken over."))
 
     def _say(self, view: schedule.View) -> None:
-        self.progress.update(
-            "running" if self.ending is None else "stopping",
-            round(self.elapsed_s, 1),
-            self.plan.time_limit_s,
-            unit="s",
-            message="; ".join(self._said_of(role, view) for role in self.plan.roles),
-        )
+        phase = "running" if self.ending is None else "stopping"
+        message = "; ".join(self._said_of(role, view) for role in self.plan.roles)
+        try:
+            self.progress.update(phase, round(self.elapsed_s, 1), self.plan.time_limit_s, unit="s", message=message)
+        except OSError as error:  # Nor must it end for want of a heartbeat.
+            print(f"warning: no progress could be written: {error}", file=sys.stderr, flush=True)
 
     def _said_of(self, role: Role, view: schedule.View) -> str:
         member = next(member for member in self.members if member.role == role.name)

@@ -15,18 +15,19 @@ KILL_S = 5.0
 def leftovers(run: RunDirectory) -> list[processes.Process]:
     """Return processes of earlier attempts of this run, ourselves and our ancestors left out.
 
-    Known by their environment, or by the session of a role in the ledger: a session keeps its
-    number while anyone lives in it, so its leader's pid cannot be used again before.
+    Known by their environment, or by being in the session of such a process or of a role of the
+    ledger that still lives. A session's number alone proves nothing: it is a pid, and after a while
+    or a reboot somebody else's.
     """
-    sessions = {
+    marked = processes.marked({"ORCH_RUN_DIR": str(run.path)})
+    roles = {
         event.fields["pid"]: event.fields["start"] for event in ledger.read(run.ledger) if event.event == "role_started"
     }
+    sessions = {process.session for process in marked if process.session in roles}
+    sessions |= {pid for pid, start in roles.items() if processes.alive(pid, start)}
+    found = {process.pid: process for process in marked}
+    found |= {p.pid: p for p in processes.everyone() if p.session in sessions and _same_user(p)}
     ours = _ancestry()
-    found = {process.pid: process for process in processes.marked({"ORCH_RUN_DIR": str(run.path)})}
-    for process in processes.everyone():
-        began = sessions.get(process.session)
-        if began is not None and process.start >= began - processes.SAME_START_S and _same_user(process):
-            found[process.pid] = process
     return [process for process in found.values() if process.pid not in ours and not process.ended]
 
 

@@ -45,7 +45,11 @@ def start(run: RunDirectory, plan: Plan) -> dict[str, Any]:
         )
     attempt = ledger.newest_generation(run.ledger) + 1
     control.cancel_file(run).unlink(missing_ok=True)  # It was meant for an attempt that is over.
-    job = _submit(run, plan, attempt)
+    before = os.umask(0o077)  # submitit writes its files with the modes of its time.
+    try:
+        job = _submit(run, plan, attempt)
+    finally:
+        os.umask(before)
     process = processes.find(_STARTED[-1].pid)
     record = {
         "executor": "local",

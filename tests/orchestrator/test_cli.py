@@ -184,8 +184,7 @@ def test_a_dry_run_prints_what_submit_writes_and_does_nothing(orchestrator: Invo
     assert not root.exists()
     assert "Dry run: nothing was written, nothing was started." in talk
 
-    with inspection.Inspection(inspection.checkout()) as started:
-        checked = submission.check(path, [], None, inspection.checkout(), started)
+    checked = submission.check(path, [], None, inspection.checkout())
     run = submission.create(checked, inspection.checkout(), run_name=None, force_new=False)
     assert (
         out == f"# {run.plan}\n{run.plan.read_text()}\n# {run.path}/submit.sh\n{(run.path / 'submit.sh').read_text()}"
@@ -239,7 +238,7 @@ def test_status_ends_with_the_cause_and_the_way_out(orchestrator: Invoke, root: 
         "The earliest error:\n"
         "train: ValueError: no reward (attempts/1/train.log:3)\n"
         f"Logs: {run.path}/attempts/1\n"
-        "Continue with: orchestrator resume a\n"
+        "Continue with: python -m orchestrator resume a\n"
         "  tiny: waiting\n"
         "  judge: waiting\n"
         "  train: failed: exit code 1\n"
@@ -413,4 +412,4 @@ def test_a_supervisor_that_vanishes_is_told_with_the_way_out(root: Path, tmp_pat
 
     assert watching.returncode == 1
     assert "a LOST after" in talk
-    assert "Continue with: orchestrator resume a" in talk
+    assert "Continue with: python -m orchestrator resume a" in talk

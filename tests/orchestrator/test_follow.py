@@ -12,7 +12,7 @@ from tests.orchestrator import runs
 from tests.orchestrator.runs import tell
 
 
-def a_status(*roles: RoleStatus, state: str = "RUNNING") -> Status:
+def a_status(*roles: RoleStatus, state: str = "RUNNING", doing: str = "") -> Status:
     return Status(
         name="a",
         path="/runs/a",
@@ -22,6 +22,7 @@ def a_status(*roles: RoleStatus, state: str = "RUNNING") -> Status:
         diagnosis="",
         began_at=0.0,
         ended_at=151.0,
+        doing=doing,
         report=None,
         roles=roles,
     )
@@ -46,7 +47,7 @@ def test_a_run_that_has_ended_is_told_at_once_and_its_state_is_the_exit_code(tmp
         "The earliest error:\n"
         "train: boom\n"
         f"Logs: {run.path}/attempts/1\n"
-        "Continue with: orchestrator resume a\n"
+        "Continue with: python -m orchestrator resume a\n"
     )
 
 
@@ -81,6 +82,16 @@ def test_numbers_are_printed_when_their_time_has_come(monkeypatch: pytest.Monkey
     assert out.getvalue() == (
         "[2:31] train: training 1/60 steps: reward 0.83\n[2:31] train: training 2/60 steps: reward 0.83\n"
     )
+
+
+def test_what_the_supervisor_waits_for_is_told_once() -> None:
+    out = io.StringIO()
+    lines = follow.Lines(out)
+
+    for doing in ("", "waiting for the report", "waiting for the report", ""):
+        lines.show(a_status(doing=doing))
+
+    assert out.getvalue() == "[2:31] waiting for the report\n"
 
 
 def drawn(*roles: RoleStatus) -> list[str]:

@@ -67,6 +67,15 @@ def test_a_waiting_role_says_for_whom(tmp_path: Path) -> None:
     ]
 
 
+def test_what_the_supervisor_waits_for_is_shown(tmp_path: Path) -> None:
+    run = runs.make(tmp_path)
+    control.own(run, 1)
+    tell(run, 1, "attempt_started", attempt=1, host="here", pid=1)
+    say(run, "run", phase="waiting", done=3, total=60, unit="s", message="for the report")
+
+    assert status.read(run).doing == "waiting for the report"
+
+
 def alive(run_name: str, **fields: object) -> RoleStatus:
     return RoleStatus(role=run_name, kind="batch", state="running", **fields)  # type: ignore[arg-type]
 

@@ -93,7 +93,7 @@ def test_an_unfinished_run_is_to_be_continued(tmp_path: Path) -> None:
     run = create(what)
     tell(run, 1, "attempt_started", attempt=1, host="here", pid=1)
 
-    with pytest.raises(ConflictError, match=r"run: a is LOST\. Continue it: orchestrator resume a\. Or start another"):
+    with pytest.raises(ConflictError, match=r"LOST\. Continue it: python -m orchestrator resume a\. Or start another"):
         create(what)
 
 

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import inspection
+
+
+def checkout_with(folder: Path, check: str) -> Path:
+    """Return a checkout of whose jobs nothing exists but a module named ``brought`` in the place of ``jobs.check``."""
+    (folder / "jobs").mkdir()
+    (folder / "jobs" / "__init__.py").touch()
+    (folder / "jobs" / "check.py").write_text(check)
+    return folder
+
+
+RECIPE = {"roles": {"a": {"job": "x", "with": {"m": 1}}, "b": {"job": "y", "needs": "a"}, "c": {"job": 3}, "d": 4}}
+
+
+def test_every_role_with_a_job_is_asked_about() -> None:
+    assert inspection.roles(RECIPE) == [
+        {"name": "a", "job": "x", "kind": "service", "settings": {"m": 1}},
+        {"name": "b", "job": "y", "kind": "batch", "settings": {}},
+    ]
+
+
+def test_the_answer_comes_from_the_jobs_of_the_checkout() -> None:
+    problems, missing = inspection.faults({"roles": {"a": {"job": "comand"}}}, inspection.checkout())
+
+    assert [(fault.path, fault.fact) for fault in problems] == [(("roles", "a", "job"), "There is no job 'comand'.")]
+    assert missing == []
+
+
+def test_the_jobs_run_in_another_process(capfd: pytest.CaptureFixture[str]) -> None:
+    program = {"roles": {"a": {"job": "command", "with": {"argv": ["no-such-program"]}}}}
+    before = os.getcwd()
+
+    _, missing = inspection.faults(program, inspection.checkout())
+
+    assert len(missing) == 1
+    assert os.getcwd() == before
+    assert capfd.readouterr().err == ""
+
+
+def ask(folder: Path, timeout_s: float) -> str:
+    """Return what a process prints that asks the jobs of ``folder``."""
+    code = f"""
+from pathlib import Path
+from orchestrator import inspection
+inspection.TIMEOUT_S = {timeout_s}
+inspection.faults({{}}, Path({str(folder)!r}))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=20, check=False
+    )
+    return ended.stderr
+
+
+def test_a_check_that_breaks_says_why_and_is_no_answer(tmp_path: Path) -> None:
+    folder = checkout_with(tmp_path, "def answer(roles):\n    raise ZeroDivisionError('in a job')\n")
+
+    talk = ask(folder, 10)
+
+    assert "ZeroDivisionError: in a job" in talk
+    assert talk.endswith("RuntimeError: jobs.check ended with 1; what it printed says why.\n")
+
+
+def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
+    folder = checkout_with(tmp_path, "import time\ndef answer(roles):\n    time.sleep(60)\n")
+
+    assert ask(folder, 0.2).endswith("RuntimeError: jobs.check gave no answer within 0.2 s.\n")
