@@ -10,7 +10,7 @@ import re
 
 ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 ONE_LINE_ANSWER = re.compile(r"<answer>(.*?)</answer>")
-DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed")
+DELIMITED = re.compile(r"\$|\\\(|\\\[|\\boxed|\\begin")
 PLAIN_NUMBER = re.compile(r"[+-]?(\d+|\d{1,3}(,\d{3})+)(\.\d+)?%?")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eval.record import Evaluation
-from eval.statistics import Interval, Paired, mean, mean_difference, paired, wilson
+from eval.significance import Interval, Paired, mean, mean_difference, paired, wilson
 
 SIGNIFICANT = 0.05
 

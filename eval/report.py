@@ -28,7 +28,7 @@ import orchestrator
 from eval import chart, comparison, curves, record, selection, timeline
 from eval.comparison import Comparison
 from eval.record import Evaluation, Row, Steps, number
-from eval.statistics import Interval
+from eval.significance import Interval
 from orchestrator import ledger
 from orchestrator.errors import NotFound, OrchestratorError
 from orchestrator.files import write_text

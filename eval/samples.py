@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.record import Row, json_lines, number
-from eval.statistics import mean, wilson
+from eval.significance import mean, wilson
 from orchestrator.errors import ConflictError
 from orchestrator.files import PRIVATE_FILE, private_folder, read_json, sync_folder, write_json
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.statistics import mcnemar_exact
+from eval.significance import mcnemar_exact
 from jobs.grpo import checkpoint
 from orchestrator import control
 from orchestrator.files import read_json

@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import io
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +28,7 @@ FORMAT_PROMPT = (
     "Put the reasoning between <think> and </think> and the answer between <answer> and </answer>. "
     "Inside <answer> the final answer stands in \\boxed{}."
 )
-"""What is appended to a problem so that the reply has system A's format (``seed systems`` A3), in our words."""
-
-_DELIMITER = re.compile(r"\$|\\\(|\\\[|\\boxed\b|\\begin\b")
-_PLAIN_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)")
+"""What is appended to a problem so that the reply has Perception-R1's form, in our words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,22 +132,3 @@ def facts(visual_key_info: str | None) -> list[str]:
     ['AB = 3', 'angle C is right']
     """
     return list(numbered(visual_key_info).values())
-
-
-def delimited(answer: str) -> str:
-    """Return a true answer such that math-verify reads all of it.
-
-    Undelimited LaTeX is half read: ``2 \\sqrt { 3 }`` parses to 3, ``3:4`` to 3, a bare ``A`` to
-    nothing at all, so right responses score 0 and wrong ones 1. We wrap it in ``$..$`` (the
-    published code leaves it as it is in the file). A plain decimal number is read correctly
-    bare and stays as it is, so that it can be shown as such; what holds a ``$``, ``\\(``, ``\\[``,
-    ``\\boxed`` or ``\\begin`` is delimited already. Words become products of letters, on both sides
-    of the comparison alike.
-
-    >>> [delimited(text) for text in ["5", " A", "3:4", r"2 \\sqrt { 3 }", "$x$"]]
-    ['5', '$A$', '$3:4$', '$2 \\\\sqrt { 3 }$', '$x$']
-    """
-    text = answer.strip()
-    if not text or _PLAIN_NUMBER.fullmatch(text) or _DELIMITER.search(text):
-        return text
-    return f"${text}$"

@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
-from jobs.data import IMAGE, Example, check_size, delimited
+from eval.answers import delimited
+from jobs.data import IMAGE, Example, check_size
 from orchestrator.errors import InputError, NotFound, Problem, all_at_once
 
 REQUIRED = ("problem", "answer", "images")

@@ -18,20 +18,22 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
-COLOURS = {"red": (214, 40, 40), "green": (38, 160, 65), "blue": (40, 84, 214)}
+COLOURS = {"red": (235, 30, 30), "green": (30, 215, 30), "blue": (30, 30, 245)}
+GROUND = (122, 116, 104)
 SHAPES = ("circles", "squares", "triangles")
 KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 SIDE_PX = 112
 CELL_PX = 28
 CELLS = (SIDE_PX // CELL_PX) ** 2
-RADIUS_PX = (7, 10)
-JITTER_PX = 3
+RADIUS_PX = (8, 11)
+JITTER_PX = 2
 FORMAT_PROMPT = "Think, then answer."
 """The short format prompt of models that learned the format in their warm start."""
 
@@ -41,11 +43,13 @@ class Scene:
     """What is to be seen, and how it is drawn.
 
     Attributes:
-        counts: How often each kind occurs, in the order of the question.
+        counts: How often each kind that is asked about occurs, in the order of the question.
+        others: The same of kinds that nobody asks about; without them, counting everything would do.
         seed: Decides place, size and turn of every shape.
     """
 
     counts: tuple[tuple[str, int], ...]
+    others: tuple[tuple[str, int], ...] = ()
     seed: str
 
     @property
@@ -77,7 +81,19 @@ def response(counts: Sequence[tuple[str, int]], total: int) -> str:
     return f"<think>\n{claims}\n{addition}={total}\n</think>\n<answer>\n\\boxed{{{total}}}\n</answer>"
 
 
-def scenes(split: str, number: int, *, seed: int, kinds: int = 2, count_max: int = 5) -> list[Scene]:
+def careless_response(scene: Scene, share: float, above: int) -> str:
+    """Return the response of an annotator who often misses one shape where there are many.
+
+    A count greater than ``above`` is written as one less with probability ``share``; the addition is
+    right for what was written. A model warmed up on such responses says the wrong number more often
+    than the right one, but says both: what reinforcement needs to find the better one.
+    """
+    generator = random.Random(f"{scene.seed}/careless")
+    seen = [(kind, number - (number > above and generator.random() < share)) for kind, number in scene.counts]
+    return response(seen, sum(number for _, number in seen))
+
+
+def scenes(split: str, number: int, *, seed: int, asked: int = 2, others: int = 1, count_max: int = 5) -> list[Scene]:
     """Return ``number`` scenes, all drawn differently.
 
     Every scene's generator is seeded with (seed, split, position), so splits share no drawing and
@@ -88,21 +104,28 @@ def scenes(split: str, number: int, *, seed: int, kinds: int = 2, count_max: int
         split: ``"train"``, ``"test"``, ``"warm"``, or any other name.
         number: How many.
         seed: The run's.
-        kinds: Kinds of shapes in a scene and in its question.
+        asked: Kinds of shapes in the question. No two kinds of a scene share colour or shape.
+        others: Further kinds in the picture.
         count_max: The most shapes of one kind; each kind has at least one.
 
     Raises:
-        ValueError: ``kinds * count_max`` shapes do not fit the ground's 16 cells.
+        ValueError: There are fewer colours than kinds, or the shapes do not fit the ground's 16 cells.
     """
-    if kinds * count_max > CELLS:
-        raise ValueError(f"{kinds} kinds of up to {count_max} shapes do not fit {CELLS} cells. Lower either.")
-    return [_scene(f"{seed}/{split}/{position}", kinds, count_max) for position in range(number)]
+    if asked + others > len(COLOURS) or (asked + others) * count_max > CELLS:
+        raise ValueError(
+            f"{asked + others} kinds of up to {count_max} shapes do not fit {len(COLOURS)} colours "
+            f"and {CELLS} cells. Lower either."
+        )
+    return [_scene(f"{seed}/{split}/{position}", asked, others, count_max) for position in range(number)]
 
 
-def _scene(seed: str, kinds: int, count_max: int) -> Scene:
+def _scene(seed: str, asked: int, others: int, count_max: int) -> Scene:
     generator = random.Random(seed)
-    chosen = generator.sample(KINDS, kinds)
-    return Scene(counts=tuple((kind, generator.randint(1, count_max)) for kind in chosen), seed=seed)
+    kinds = asked + others
+    pairs = zip(generator.sample(list(COLOURS), kinds), generator.sample(SHAPES, kinds), strict=True)
+    drawn = [(f"{colour} {shape}", generator.randint(1, count_max)) for colour, shape in pairs]
+    in_question = sorted(drawn[:asked], key=lambda kind_number: KINDS.index(kind_number[0]))
+    return Scene(counts=tuple(in_question), others=tuple(drawn[asked:]), seed=seed)
 
 
 def draw(scene: Scene) -> bytes:
@@ -111,9 +134,9 @@ def draw(scene: Scene) -> bytes:
     Every shape has a cell of its own, so that none hides another and a count is always visible.
     """
     generator = random.Random(f"{scene.seed}/drawing")
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
+    image = Image.new("RGB", (SIDE_PX, SIDE_PX), GROUND)
     pen = ImageDraw.Draw(image)
-    wanted = [kind for kind, number in scene.counts for _ in range(number)]
+    wanted = [kind for kind, number in (*scene.counts, *scene.others) for _ in range(number)]
     for kind, cell in zip(wanted, generator.sample(range(CELLS), len(wanted)), strict=True):
         colour, shape = kind.split()
         _draw_shape(pen, shape, COLOURS[colour], _outline(cell, generator))
@@ -153,21 +176,31 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, colour: tuple[int, int, in
     pen.polygon([(x + reach * math.cos(angle), y + reach * math.sin(angle)) for angle in angles], fill=colour)
 
 
-def write(path: Path, drawn: Sequence[Scene]) -> None:
-    """Write scenes as parquet in system A's schema, atomically."""
-    rows = [
-        {
-            "id": hashlib.sha256(scene.seed.encode()).hexdigest()[:16],
-            "problem": f"<image>{scene.question}",
-            "answer": str(scene.total),
-            "images": [{"bytes": draw(scene), "path": None}],
-            "visual_key_info": scene.visual_key_info,
-        }
-        for scene in drawn
-    ]
+def write(path: Path, drawn: Sequence[Scene], responses: Sequence[str] | None = None) -> None:
+    """Write scenes as parquet in system A's schema, atomically.
+
+    Args:
+        path: The file.
+        drawn: The scenes, one row each.
+        responses: If given, a further column ``response``, which ``jobs.sft`` learns from.
+    """
+    rows = [_row(scene) for scene in drawn]
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     texts = [(name, pa.string()) for name in ("id", "problem", "answer", "visual_key_info")]
-    schema = pa.schema([*texts, ("images", pa.list_(image))])
+    columns = [*texts, ("images", pa.list_(image))]
+    if responses is not None:
+        rows = [{**row, "response": response} for row, response in zip(rows, responses, strict=True)]
+        columns.append(("response", pa.string()))
     temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(columns)), temporary)
     temporary.replace(path)
+
+
+def _row(scene: Scene) -> dict[str, Any]:
+    return {
+        "id": hashlib.sha256(scene.seed.encode()).hexdigest()[:16],
+        "problem": f"<image>{scene.question}",
+        "answer": str(scene.total),
+        "images": [{"bytes": draw(scene), "path": None}],
+        "visual_key_info": scene.visual_key_info,
+    }

@@ -28,7 +28,7 @@ from eval.answers import correct
 from eval.facts import EPSILON, read
 from eval.formatting import well_formed
 from eval.repetition import penalty
-from eval.statistics import mcnemar_exact
+from eval.significance import mcnemar_exact
 from jobs.rewards.scorer import Score, Scorer, means
 from jobs.rewards.settings import Rewards
 from orchestrator.run_directory import RunDirectory

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from eval.statistics import mcnemar_exact, mean, mean_difference, paired, wilson
+from eval.significance import mcnemar_exact, mean, mean_difference, paired, wilson
 
 COUNTS = st.integers(0, 60)
 
