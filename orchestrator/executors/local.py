@@ -98,7 +98,7 @@ def _submit(run: RunDirectory, plan: Plan, attempt: int) -> LocalJob[Any]:
 def _environment(plan: Plan, job_id: str) -> dict[str, str]:
     """Return the site's environment and what submitit's side of the job asks for; the rest is inherited."""
     site: dict[str, str] = plan.profile.get("environment", {})
-    return dict(os.environ) | {"PYTHONUNBUFFERED": "1"} | site | {
+    submitit = {
         "SUBMITIT_EXECUTOR": "local",
         "SUBMITIT_LOCAL_JOB_ID": job_id,
         "SUBMITIT_LOCAL_NTASKS": "1",
@@ -107,6 +107,7 @@ def _environment(plan: Plan, job_id: str) -> dict[str, str]:
         "SUBMITIT_LOCAL_GLOBALID": "0",
         "SUBMITIT_LOCAL_LOCALID": "0",
     }
+    return dict(os.environ) | {"PYTHONUNBUFFERED": "1"} | site | submitit
 
 
 def _private(path: str, flags: int) -> int:

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: teaches a model to answer as the examples do."""

@@ -1,0 +1,166 @@
+"""The training loop: batches of conversations in, an ordinary Hugging Face folder out.
+
+The loss of one step is the mean over all reply tokens of its batch, whatever the micro-batches:
+their sums are divided by one number, known before the first backward. Prompts teach nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import torch
+from torch import Tensor
+
+from jobs import vlm
+from jobs.entry import Drain
+from jobs.sft.conversations import Conversation
+from jobs.sft.settings import Settings
+from orchestrator.errors import InputError
+from orchestrator.files import sync_folder
+from orchestrator.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One conversation in tokens; the reply ends with the token that ends a turn."""
+
+    prompt: vlm.Prompt
+    reply: list[int]
+
+
+def train(
+    settings: Settings, conversations: Sequence[Conversation], folder: Path, progress: Progress, drain: Drain
+) -> float | None:
+    """Train and write the model to ``folder``; return the mean loss of the last ``log_every`` steps.
+
+    The folder appears whole or not at all. A drained training returns None and leaves nothing: it
+    starts anew next time.
+
+    Raises:
+        InputError: A conversation is longer than ``max_tokens``.
+    """
+    progress.update("loading model")
+    torch.manual_seed(settings.seed)
+    processor = vlm.load_processor(settings.model)
+    model = vlm.load_model(settings.model, device="cuda" if torch.cuda.is_available() else "cpu")
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    losses: list[float] = []
+    with (folder.parent / "sft.jsonl").open("w", encoding="utf-8") as log:
+        for step, rows in enumerate(_batches(settings, conversations, processor), 1):
+            if drain.requested:
+                return None
+            rate = learning_rate(settings, step)
+            losses.append(_step(model, optimizer, rows, rate, settings, vlm.pad_id(processor)))
+            _report(step, losses, rate, settings, log, progress)
+    _save(model, processor, folder)
+    return sum(losses[-settings.log_every :]) / len(losses[-settings.log_every :])
+
+
+def learning_rate(settings: Settings, step: int) -> float:
+    """Return the rate of a step, counted from 1. The last step's is small, not 0: it shall teach too."""
+    if step <= settings.warmup_steps:
+        return settings.learning_rate * step / settings.warmup_steps
+    done = (step - 1 - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    shape = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
+    return settings.learning_rate * shape[settings.schedule]
+
+
+def _batches(settings: Settings, conversations: Sequence[Conversation], processor: Any) -> Iterator[list[Row]]:
+    """Yield the batches of all steps; every pass over the conversations has its own order."""
+    known: dict[int, Row] = {}
+    order = _order(len(conversations), settings.seed)
+    for _ in range(settings.steps):
+        rows = []
+        for index in (next(order) for _ in range(settings.batch)):
+            if index not in known:
+                known[index] = _row(processor, conversations[index], index, settings.max_tokens)
+            rows.append(known[index])
+        yield rows
+
+
+def _order(number: int, seed: int) -> Iterator[int]:
+    epoch = 0
+    while True:
+        indices = list(range(number))
+        random.Random(f"{seed}/{epoch}").shuffle(indices)
+        yield from indices
+        epoch += 1
+
+
+def _row(processor: Any, conversation: Conversation, index: int, max_tokens: int) -> Row:
+    if conversation.images:
+        prompt = vlm.encode(processor, conversation.messages[-1][1], conversation.images)
+    else:
+        messages = [{"role": role, "content": content} for role, content in conversation.messages]
+        prompt = vlm.encode_chat(processor, messages)
+    reply = vlm.tokenizer(processor)(conversation.response, add_special_tokens=False)["input_ids"]
+    tokens = len(prompt.input_ids) + len(reply) + 1
+    if tokens > max_tokens:
+        raise InputError(f"row {index}: It has {tokens} tokens, more than max_tokens={max_tokens}. Raise that.")
+    return Row(prompt=prompt, reply=[*reply, vlm.end_id(processor)])
+
+
+def _step(
+    model: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], rate: float, settings: Settings, pad: int
+) -> float:
+    tokens = sum(len(row.reply) for row in rows)
+    total = 0.0
+    optimizer.zero_grad(set_to_none=True)
+    for first in range(0, len(rows), settings.micro_batch):
+        loss = _loss(model, rows[first : first + settings.micro_batch], pad, settings.dtype) / tokens
+        loss.backward()
+        total += float(loss.detach())
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    if not torch.isfinite(norm):
+        # One such step would turn every weight into NaN.
+        raise FloatingPointError(f"The gradient's norm is {norm}; the loss was {total}. Lower learning_rate.")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    return total
+
+
+def _loss(model: Any, rows: Sequence[Row], pad: int, dtype: str) -> Tensor:
+    """Return the summed negative log-probability of all reply tokens."""
+    batch = vlm.pad_sequences([row.prompt for row in rows], [row.reply for row in rows], pad, model.device)
+    # Logits are the largest tensor of a real model: keep those from the first reply on.
+    kept = batch.completion_mask.shape[1] - min(len(row.prompt.input_ids) for row in rows) + 1
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        logits = model(**batch.inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
+    mask = batch.completion_mask[:, -kept + 1 :]
+    targets = batch.inputs["input_ids"][:, -kept + 1 :]
+    return torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="sum")
+
+
+def _report(
+    step: int, losses: Sequence[float], rate: float, settings: Settings, log: IO[str], progress: Progress
+) -> None:
+    if step % settings.log_every == 0 or step == settings.steps:
+        log.write(json.dumps({"step": step, "loss": losses[-1], "lr": rate}) + "\n")
+        log.flush()
+    progress.update("fine-tuning", step, settings.steps, unit="steps", message=f"loss {losses[-1]:.3f}")
+
+
+def _save(model: Any, processor: Any, folder: Path) -> None:
+    """Write model, tokenizer and processor beside ``folder``, then give the whole its name."""
+    beside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.tmp")
+    try:
+        model.save_pretrained(beside)
+        processor.save_pretrained(beside)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.replace(folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    sync_folder(folder.parent)

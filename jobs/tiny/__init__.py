@@ -1,0 +1,1 @@
+"""Tiny models and data made on the spot, so that the whole line runs on a laptop without a hub."""
