@@ -116,6 +116,9 @@ def encode(processor: Any, text: str, images: Sequence[bytes]) -> Prompt:
     """
     if text.count(data.IMAGE) != len(images):
         raise ValueError(f"The text has {text.count(data.IMAGE)} {data.IMAGE} for {len(images)} image(s): {text!r}.")
+    smuggled = [token for token in BANNED if token in text]
+    if smuggled:
+        raise ValueError(f"The text holds the image token(s) {', '.join(smuggled)}; only {data.IMAGE} stands for one.")
     return encode_chat(processor, [{"role": "user", "content": _content(text)}], images)
 
 
@@ -211,7 +214,9 @@ def _check_image_tokens(prompt: Prompt, merge: int) -> None:
     expected = int((prompt.image_grid_thw.prod(-1) // merge**2).sum())
     found = prompt.input_ids.count(prompt.image_token if prompt.image_token is not None else -1)
     if found != expected:
-        raise ValueError(f"The prompt has {found} image tokens for {expected} merged patches. Its text may hold some.")
+        raise ValueError(
+            f"The prompt has {found} image tokens for {expected} merged patches. The template is not this model's."
+        )
 
 
 def _inputs(

@@ -5,8 +5,11 @@ question names the kinds and asks for their total; the facts say how many there 
 perceives the facts right has the answer by one addition, so a reward for perception and one for
 accuracy pull the same way. Written as parquet in system A's schema, read back by ``jobs.data.geo3k``.
 
-A kind comes before its number ("red circles=3") because a small model then counts what it has
-just named, and a small judge finds the number right behind the words it looks for.
+The notation is for models with three layers. A kind comes before its number, so that a policy counts
+what it has just named. Numbers are words joined to what is before them, because Qwen2's tokenizer
+gives a digit's place to the ``=``; so a number is the token after its kind, where a shallow judge
+finds it. Facts are written "red circles:three" and responses "red circles=three", so that a judge
+that looks for the one does not come upon the other.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ COLOURS = {"red": (235, 30, 30), "green": (30, 215, 30), "blue": (30, 30, 245)}
 GROUND = (122, 116, 104)
 SHAPES = ("circles", "squares", "triangles")
 KINDS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SIDE_PX = 112
 CELL_PX = 28
 CELLS = (SIDE_PX // CELL_PX) ** 2
@@ -62,7 +66,7 @@ class Scene:
 
     @property
     def facts(self) -> list[str]:
-        return [f"{kind}={number}" for kind, number in self.counts]
+        return [fact(kind, number) for kind, number in self.counts]
 
     @property
     def visual_key_info(self) -> str:
@@ -74,10 +78,28 @@ class Scene:
         return response(self.counts, self.total)
 
 
+def fact(kind: str, number: int) -> str:
+    """Return a visual fact in the annotator's words, which are not those of a response.
+
+    >>> fact("red circles", 3)
+    'red circles:three'
+    """
+    return f"{kind}:{WORDS[number]}"
+
+
+def claim(kind: str, number: int) -> str:
+    """Return a response's line about a kind.
+
+    >>> claim("red circles", 3)
+    'red circles=three'
+    """
+    return f"{kind}={WORDS[number]}"
+
+
 def response(counts: Sequence[tuple[str, int]], total: int) -> str:
     """Return a response in system A's strict format that claims these counts and this total."""
-    claims = "\n".join(f"{kind}={number}" for kind, number in counts)
-    addition = "+".join(str(number) for _, number in counts)
+    claims = "\n".join(claim(kind, number) for kind, number in counts)
+    addition = "+".join(WORDS[number] for _, number in counts)
     return f"<think>\n{claims}\n{addition}={total}\n</think>\n<answer>\n\\boxed{{{total}}}\n</answer>"
 
 

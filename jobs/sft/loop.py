@@ -1,7 +1,8 @@
 """The training loop: batches of conversations in, an ordinary Hugging Face folder out.
 
 The loss of one step is the mean over all reply tokens of its batch, whatever the micro-batches:
-their sums are divided by one number, known before the first backward. Prompts teach nothing.
+their sums are divided by one number, known before the first backward. Prompts teach nothing unless
+``prompt_weight`` says so.
 """
 
 from __future__ import annotations
@@ -36,6 +37,14 @@ class Row:
     reply: list[int]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Whole:
+    """What one step averages over, counted before its first backward. A prompt's first token is not foretold."""
+
+    reply_tokens: int
+    prompt_tokens: int
+
+
 def train(
     settings: Settings, conversations: Sequence[Conversation], folder: Path, progress: Progress, drain: Drain
 ) -> float | None:
@@ -53,7 +62,7 @@ def train(
     model = vlm.load_model(settings.model, device="cuda" if torch.cuda.is_available() else "cpu")
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=settings.weight_decay)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, settings.beta2), weight_decay=settings.weight_decay)
     folder.parent.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
     with (folder.parent / "sft.jsonl").open("w", encoding="utf-8") as log:
@@ -114,13 +123,16 @@ def _row(processor: Any, conversation: Conversation, index: int, max_tokens: int
 def _step(
     model: Any, optimizer: torch.optim.Optimizer, rows: Sequence[Row], rate: float, settings: Settings, pad: int
 ) -> float:
-    tokens = sum(len(row.reply) for row in rows)
+    whole = Whole(
+        reply_tokens=sum(len(row.reply) for row in rows),
+        prompt_tokens=sum(len(row.prompt.input_ids) - 1 for row in rows),
+    )
     total = 0.0
     optimizer.zero_grad(set_to_none=True)
     for first in range(0, len(rows), settings.micro_batch):
-        loss = _loss(model, rows[first : first + settings.micro_batch], pad, settings.dtype) / tokens
+        loss, reply = _loss(model, rows[first : first + settings.micro_batch], pad, settings, whole)
         loss.backward()
-        total += float(loss.detach())
+        total += float(reply.detach())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     if not torch.isfinite(norm):
         # One such step would turn every weight into NaN.
@@ -131,15 +143,25 @@ def _step(
     return total
 
 
-def _loss(model: Any, rows: Sequence[Row], pad: int, dtype: str) -> Tensor:
-    """Return the summed negative log-probability of all reply tokens."""
+def _loss(model: Any, rows: Sequence[Row], pad: int, settings: Settings, whole: Whole) -> tuple[Tensor, Tensor]:
+    """Return these rows' share of the batch's loss, and the part of it that replies make up."""
     batch = vlm.pad_sequences([row.prompt for row in rows], [row.reply for row in rows], pad, model.device)
+    prompts_teach = settings.prompt_weight > 0 and all(row.prompt.pixel_values is None for row in rows)
     # Logits are the largest tensor of a real model: keep those from the first reply on.
-    kept = batch.completion_mask.shape[1] - min(len(row.prompt.input_ids) for row in rows) + 1
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+    shortest = 1 if prompts_teach else min(len(row.prompt.input_ids) for row in rows)
+    kept = batch.completion_mask.shape[1] - shortest + 1
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.dtype == "bfloat16"):
         logits = model(**batch.inputs, use_cache=False, logits_to_keep=kept).logits[:, :-1]
     mask = batch.completion_mask[:, -kept + 1 :]
     targets = batch.inputs["input_ids"][:, -kept + 1 :]
+    reply = _cross_entropy(logits, targets, mask) / whole.reply_tokens
+    if not prompts_teach:
+        return reply, reply
+    prompt = _cross_entropy(logits, targets, batch.inputs["attention_mask"][:, -kept + 1 :].bool() & ~mask)
+    return reply + settings.prompt_weight * prompt / whole.prompt_tokens, reply
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits[mask].float(), targets[mask], reduction="sum")
 
 

@@ -92,7 +92,7 @@ def _judge(settings: Settings, work: Path, progress: Progress) -> training.Train
     rows = ({"messages": messages, "response": case.reply} for messages, case in zip(asked, cases, strict=True))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     base = work / "judge-base"
-    words = [CHAT_WORDS, *(message["content"] for message in asked[0]), *judge_cases.words(cases)]
+    words = [CHAT_WORDS, *[message["content"] for message in asked[0]], *judge_cases.words(cases)]
     shapes.save_judge(
         base,
         tokenizer.build(words),
@@ -116,6 +116,8 @@ def _training(
         "learning_rate": start.learning_rate,
         "warmup_steps": start.warmup_steps,
         "weight_decay": 0.01,
+        "beta2": 0.95,
+        "prompt_weight": start.prompt_weight,
         "seed": settings.seed,
     }
     return training.Training(name=name, settings=given, out=work / name)

@@ -16,7 +16,7 @@ class WarmStart(Section):
     """Depth of the language model."""
     examples: int = Field(2400, ge=1)
     """Different examples to learn from."""
-    steps: int = Field(220, ge=1)
+    steps: int = Field(300, ge=1)
     """Optimiser steps."""
     batch: int = Field(16, ge=1)
     """Examples in one step."""
@@ -24,6 +24,8 @@ class WarmStart(Section):
     """The highest rate; it falls linearly towards 0, which makes the last steps count."""
     warmup_steps: int = Field(20, ge=0)
     """Steps over which the rate grows."""
+    prompt_weight: float = Field(0.0, ge=0)
+    """How much the prompt's own text teaches; see ``jobs.sft``."""
 
 
 class Settings(Section):
@@ -49,7 +51,7 @@ class Settings(Section):
     """How many shapes are many: greater counts are miscounted, smaller ones never."""
     policy: WarmStart = WarmStart()
     """The vision-language model."""
-    judge: WarmStart = WarmStart(hidden=96, layers=3, examples=9000, steps=560, learning_rate=3e-3)
+    judge: WarmStart = WarmStart(hidden=96, examples=12000, steps=450, batch=32, learning_rate=3e-3, prompt_weight=0.3)
     """The text model that judges."""
     judge_cases: int = Field(200, ge=50)
     """Held-out cases on which the judge is measured."""

@@ -28,7 +28,7 @@ from transformers import (  # noqa: E402  # after the repair, without which the 
 
 POSITIONS = 1024
 # Of weights. The 0.02 of wide models leaves one of this width silent for its first hundred steps.
-INITIAL_STD = 0.06
+POLICY_STD, JUDGE_STD = 0.06, 0.12
 PIXELS_MIN, PIXELS_MAX = 56 * 56, 224 * 224
 
 
@@ -44,7 +44,7 @@ def save_policy(folder: Path, tokenizer: Any, *, hidden: int, layers: int, seed:
     """
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad")}
     config = Qwen2_5_VLConfig(
-        text_config=_language(tokenizer, hidden, layers),
+        text_config=_language(tokenizer, hidden, layers, POLICY_STD),
         vision_config=_vision(hidden),
         image_token_id=ids["image_pad"],
         video_token_id=ids["video_pad"],
@@ -66,7 +66,7 @@ def save_policy(folder: Path, tokenizer: Any, *, hidden: int, layers: int, seed:
 
 def save_judge(folder: Path, tokenizer: Any, *, hidden: int, layers: int, seed: int) -> None:
     """Write an untrained Qwen2 with its tokenizer. Arguments as for ``save_policy``."""
-    language = _language(tokenizer, hidden, layers)
+    language = _language(tokenizer, hidden, layers, JUDGE_STD)
     language.pop("rope_parameters")
     config = Qwen2Config(**language, tie_word_embeddings=True)
     torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def _save(model: Any, folder: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _language(tokenizer: Any, hidden: int, layers: int) -> dict[str, Any]:
+def _language(tokenizer: Any, hidden: int, layers: int, std: float) -> dict[str, Any]:
     head = 32
     return {
         "vocab_size": -(-len(tokenizer) // 64) * 64,
@@ -99,7 +99,7 @@ def _language(tokenizer: Any, hidden: int, layers: int) -> dict[str, Any]:
         "num_key_value_heads": hidden // head,
         "max_position_embeddings": POSITIONS,
         "rms_norm_eps": 1e-6,
-        "initializer_range": INITIAL_STD,
+        "initializer_range": std,
         # Positions in time, height and width share a head's 16 frequencies, as 16, 24, 24 of 64 in the real model.
         "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]},
         "bos_token_id": None,
@@ -117,5 +117,5 @@ def _vision(out: int) -> dict[str, Any]:
         "out_hidden_size": out,
         "fullatt_block_indexes": [1],
         "window_size": 112,
-        "initializer_range": INITIAL_STD,
+        "initializer_range": POLICY_STD,
     }

@@ -36,8 +36,9 @@ CHAT_TEMPLATE = """\
 def build(texts: Iterable[str]) -> Any:
     """Return a tokenizer in which every word of ``texts`` is one token.
 
-    Words are what Qwen2's own splitting makes of a text. A bracket is kept apart from the word
-    behind it (Qwen2 would join ``>red``), so that a word looks the same inside and outside a tag.
+    Words are what Qwen2's own splitting makes of a text, which libraries apply whatever the folder
+    says. A bracket is kept apart from the word behind it (Qwen2 would join ``>red``), so that a word
+    looks the same inside and outside a tag.
     """
     splitter = pre_tokenizers.Sequence(
         [
@@ -46,7 +47,7 @@ def build(texts: Iterable[str]) -> Any:
         ]
     )
     pieces = {piece for text in texts for piece, _ in splitter.pre_tokenize_str(text)}
-    words = sorted({piece.lstrip(">") or piece for piece in pieces})
+    words = sorted({piece.lstrip(">|") or piece for piece in pieces})
     bpe = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         # More than the merges there can be: training ends when every word is one token.

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from jobs.tiny import tokenizer
+
+TEXTS = ("How many red circles are there?", "<think>\nred circles=three\n</think>", "system user assistant\n")
+
+
+@pytest.fixture(scope="module")
+def ours() -> Any:
+    return tokenizer.build(TEXTS)
+
+
+def test_the_same_texts_give_the_same_tokenizer(ours: Any) -> None:
+    assert tokenizer.build(TEXTS).get_vocab() == ours.get_vocab()
+
+
+def test_known_words_are_one_token_inside_and_outside_a_tag(ours: Any) -> None:
+    inside = ours.tokenize("<info1>red circles=three</info1>")
+    outside = ours.tokenize("\nred circles=three")
+
+    assert "red" in inside
+    assert "red" in outside
+    assert outside == ["Ċ", "red", "Ġcircles", "=three"]
+
+
+def test_every_character_can_be_encoded(ours: Any) -> None:
+    text = "".join(map(chr, range(128))) + "Zürich 日本"
+
+    assert ours.decode(ours(text)["input_ids"]) == text
+
+
+def test_the_chat_template_is_that_of_qwen(ours: Any) -> None:
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Why?"}]}]
+
+    assert ours.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Why?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
