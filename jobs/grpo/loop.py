@@ -198,9 +198,8 @@ class Trainer:
 
     def _collecting(self, step: int) -> collector.Report:
         def report(scored: int, of: int) -> None:
-            self._context.progress.update(
-                "training", step - 1 + scored / of * 0.7, self._total, unit="steps", message=f"{scored}/{of} scored"
-            )
+            now = f"step {step}: {scored} of {of} responses scored"
+            self._context.progress.update("training", step - 1, self._total, unit="steps", message=now)
 
         return report
 
