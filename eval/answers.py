@@ -65,7 +65,7 @@ def correct(response: str, answer: str, *, faithful: bool = False) -> bool:
         are time limits of 5 s that end in 0; ours are outside, and end in a missing value.
     """
     # Takes half a second to import, and is needed only where answers are really compared.
-    from math_verify import parse, verify  # type: ignore[import-untyped]
+    from math_verify import parse, verify
 
     truth = answer.strip() if faithful else delimited(answer)
     gold = parse(truth, parsing_timeout=None)
