@@ -27,7 +27,6 @@ ifeq ($(STACK),cpu)
 	$(BIN)/python -m pip install --progress-bar off 'torch==$(TORCH_CPU)' --index-url https://download.pytorch.org/whl/cpu
 endif
 	$(BIN)/python -m pip install --progress-bar off --editable '.[$(STACK),dev]'
-	$(BIN)/python -m pip check
 	touch $@
 
 demo: setup      ## Build tiny models, train, evaluate and report, on this machine.
