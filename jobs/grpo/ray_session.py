@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.files import PRIVATE_FILE, private_folder, write_text
@@ -41,17 +44,18 @@ class RaySession:
         # Not before: Ray reads the authentication mode from the environment when it is imported.
         import ray
 
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            num_gpus=gpus,
-            include_dashboard=False,
-            _temp_dir=str(temporary),
-            _node_ip_address="127.0.0.1",
-            object_store_memory=_object_store_bytes(),
-            runtime_env={"env_vars": _worker_environment()},
-            log_to_driver=True,
-        )
+        with _own_signal_handlers():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                _temp_dir=str(temporary),
+                _node_ip_address="127.0.0.1",
+                object_store_memory=_object_store_bytes(),
+                runtime_env={"env_vars": _worker_environment()},
+                log_to_driver=True,
+            )
         return cls(temporary, note)
 
     def close(self) -> None:
@@ -61,6 +65,15 @@ class RaySession:
         ray.shutdown()
         shutil.rmtree(self._temporary, ignore_errors=True)
         self._note.unlink(missing_ok=True)
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Put back the handlers that ``ray.init`` replaces: its own ends the process before it can save."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _remove_leftover(note: Path) -> None:

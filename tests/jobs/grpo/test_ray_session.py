@@ -1,0 +1,86 @@
+"""A Ray of one's own: private, and without a say in how the trainer ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jobs.entry import DRAINED
+from jobs.grpo.checkpoint import steps
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+CHECKOUT = Path(__file__).parents[3]
+
+START = """
+import os, signal, stat, sys
+from pathlib import Path
+from jobs.entry import Drain
+from jobs.grpo.ray_session import RaySession
+
+drain = Drain().listen()
+session = RaySession.start(Path(sys.argv[1]), cpus=2, gpus=0)
+os.kill(os.getpid(), signal.SIGTERM)
+token = os.environ["RAY_AUTH_TOKEN_PATH"]
+print("ANSWER", drain.requested, oct(stat.S_IMODE(os.stat(token).st_mode)))
+session.close()
+print("LEFT", os.path.exists(token), list(Path(sys.argv[1]).iterdir()))
+"""
+
+
+def test_a_signal_is_still_only_recorded_and_the_token_is_private(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, timeout=200
+    )
+
+    assert "ANSWER True 0o600" in done.stdout, done.stderr[-2000:]
+    assert "LEFT False []" in done.stdout
+
+
+def test_a_trainer_on_ray_that_is_asked_to_stop_saves_and_says_so(
+    tmp_path: Path, policy_folder: Path, data_file: Path
+) -> None:
+    settings = {
+        "model": str(policy_folder),
+        "data": {"path": str(data_file)},
+        "rewards": {"repetition": {"weight": 1.0, "ngram": 1}},
+        "engine": {"max_new_tokens": 8},
+        "steps": 100_000,
+        "prompts_per_step": 4,
+        "samples_per_prompt": 2,
+        "checkpoint": {"every_steps": 99_999},
+    }
+    file, out = tmp_path / "grpo.yaml", tmp_path / "out"
+    file.write_text(yaml.safe_dump(settings))
+    trainer = subprocess.Popen(
+        [sys.executable, "-m", "jobs.grpo", "--settings", str(file), "--out", str(out)],
+        cwd=CHECKOUT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 120
+        while len(lines(out / "metrics.jsonl")) < 2:
+            assert trainer.poll() is None, trainer.stderr.read() if trainer.stderr else ""
+            assert time.monotonic() < until, "two steps within 120 s"
+            time.sleep(0.2)
+
+        trainer.send_signal(signal.SIGTERM)
+        _, said = trainer.communicate(timeout=60)
+    finally:
+        trainer.kill()
+
+    assert trainer.returncode == DRAINED, said[-2000:]
+    assert steps(out / "checkpoints") == [lines(out / "metrics.jsonl")[-1]["step"]]
+
+
+def lines(path: Path) -> list[dict[str, int]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
