@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from eval.record import FIRST
 from jobs.data import FORMAT_PROMPT
-from jobs.data.settings import Data
+from jobs.data.settings import Data, absent
 from jobs.rewards.settings import Accuracy, Format, Repetition, Rewards, VisualPerception
 from orchestrator.run_directory import NAME
 from orchestrator.section import Section
@@ -78,3 +78,12 @@ def in_order(labels: Iterable[str]) -> list[str]:
     The order in the recipe does not survive: ``plan.json`` sorts its keys.
     """
     return sorted(labels, key=lambda label: label != FIRST)
+
+
+def missing(settings: Settings) -> list[str]:
+    """Return the tasks whose files are not there, one sentence each."""
+    return [
+        sentence
+        for name, task in settings.tasks.items()
+        for sentence in absent(f"tasks.{name}.path", task.source, task.path)
+    ]

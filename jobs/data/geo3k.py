@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from eval.answers import delimited
 from jobs.data import IMAGE, Example, check_size
+from jobs.data.settings import HOW_TO_GET
 from orchestrator.errors import InputError, NotFound, Problem, all_at_once
 
 REQUIRED = ("problem", "answer", "images")
@@ -80,11 +81,7 @@ def _files(path: Path) -> list[Path]:
     if len(splits) > 1:
         raise InputError(f"{path}: The folder mixes the splits {', '.join(splits)}. Name one file, or a folder of one.")
     if not files:
-        raise NotFound(
-            f"{path}: no such parquet file. Get plain Geometry3K with `huggingface-cli download --repo-type dataset "
-            "hiyouga/geometry3k --local-dir data/geometry3k`, or the annotated training set from the data set "
-            "tongxiao2002/Perception-R1-Dataset. Without either, recipes/geo3k-tiny.yaml makes its own data."
-        )
+        raise NotFound(f"{path}: no such parquet file. {HOW_TO_GET['geo3k']}")
     return files
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from jobs.data import FORMAT_PROMPT
-from jobs.data.settings import Data
+from jobs.data.settings import Data, absent
 from jobs.rewards.settings import Rewards
 from orchestrator.section import Section
 
@@ -135,7 +135,7 @@ class Settings(Section):
 
 def missing(settings: Settings) -> list[str]:
     """Return what this installation lacks to run these settings, one sentence each."""
-    found = []
+    found = absent("data.path", settings.data.source, settings.data.path)
     if settings.engine.name == "vllm":
         found.append("engine.name: 'vllm' as a rollout engine is not in this release. Use 'hf'.")
     if settings.policy.backend != "torch":
