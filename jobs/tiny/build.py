@@ -17,7 +17,7 @@ from jobs.entry import Drain
 from jobs.rewards import judge_prompt
 from jobs.tiny import judge_cases, judge_quality, shapes, tokenizer, training
 from jobs.tiny.settings import Settings, WarmStart
-from orchestrator.errors import RunFailed
+from orchestrator.errors import InputError
 from orchestrator.files import write_json
 from orchestrator.progress import Progress
 
@@ -28,7 +28,9 @@ def build(settings: Settings, folder: Path, progress: Progress, drain: Drain) ->
     """Fill ``folder``; return False if asked to stop.
 
     Raises:
-        RunFailed: A training failed, or the judge is worse than ``judge_accuracy_min``.
+        RunFailed: A training failed.
+        InputError: The judge is worse than ``judge_accuracy_min``. The same settings would make the
+            same judge again, so it is the settings that are wrong.
     """
     warm = _draw(settings, folder, progress)
     work = folder / "work"
@@ -128,7 +130,7 @@ def _measure(settings: Settings, judge: Path, progress: Progress) -> None:
     quality = judge_quality.measure(judge, cases, progress)
     write_json(judge / "judge.json", quality)
     if quality["balanced_accuracy"] < settings.judge_accuracy_min:
-        raise RunFailed(
+        raise InputError(
             f"tiny: The judge's balanced accuracy is {quality['balanced_accuracy']:.3f}, below "
             f"judge_accuracy_min={settings.judge_accuracy_min:g}. Raise judge.steps."
         )
