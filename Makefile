@@ -10,12 +10,16 @@ STAMP := .venv/.installed-$(STACK)
 # make a decode step thirty times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup demo test check lint format clean
+.PHONY: help setup sandbox-packages demo test check lint format clean
 
 help:            ## Say what there is.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: $(STAMP)  ## Make .venv with everything in it.
+setup: $(STAMP) sandbox-packages  ## Make .venv with everything in it, and install Slurm for the sandbox.
+
+# Without them everything but the sandbox and its tests works, so set-up goes on and the script says what is missing.
+sandbox-packages: ## Install Slurm, munge and iproute2 if missing (apt, as root or with sudo); starts no daemon.
+	-@cluster/sandbox/install
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -50,8 +50,8 @@ def check(roles: Iterable[dict[str, Any]]) -> Findings:
     """Return what is wrong with the jobs of ``roles`` and their settings.
 
     Args:
-        roles: Of each the keys ``name``, ``job``, ``kind`` and ``settings`` of a plan's role. More keys
-            may be there: a recipe with other problems is checked too, so that all show at once.
+        roles: Of each the keys ``name``, ``job``, ``kind``, ``settings`` and maybe ``nodes`` of a plan's role.
+            More keys may be there: a recipe with other problems is checked too, so that all show at once.
     """
     found = Findings()
     roles = list(roles)
@@ -76,7 +76,7 @@ def _role(role: dict[str, Any]) -> Findings:
     job = _job(role["job"])
     if job is None:
         return Findings(problems=[_unknown(role)])
-    found = Findings(problems=_kind(role))
+    found = Findings(problems=_kind(role) + _nodes(role))
     module = _settings_module(job)
     if module is not None:
         found.add(_settings(module, role["settings"], ("roles", role["name"], "with")))
@@ -121,6 +121,15 @@ def _kind(role: dict[str, Any]) -> list[Fault]:
         fact = f"A {role['job']!r} ends by itself and serves nobody, but a role needs {role['name']!r}."
         way_out = f"Put {role['name']!r} under 'after' instead of 'needs'."
     return [Fault(path=_job_path(role), fact=fact, way_out=way_out)]
+
+
+def _nodes(role: dict[str, Any]) -> list[Fault]:
+    job, nodes = JOBS.get(role["job"]), role.get("nodes", 1)
+    if job is None or job.spreads or nodes == 1:
+        return []
+    more = " More copies of it are 'replicas'." if job.kind == "service" else ""
+    fact = f"A {role['job']!r} runs on one node, not on {nodes}.{more}"
+    return [Fault(path=("roles", role["name"], "nodes"), fact=fact, way_out="Set nodes: 1.")]
 
 
 def _settings(module: ModuleType, values: Any, path: tuple[str | int, ...]) -> Findings:

@@ -104,8 +104,14 @@ def check(settings_type: type[S], values: object, place: str) -> S:
 
 
 def exit_with(error: OrchestratorError) -> int:
-    """Print a user's error as the last lines of the log and return its exit code."""
-    print(f"error: {error}", file=sys.stderr, flush=True)
+    """Print a user's error as the last lines of the log and return its exit code.
+
+    Its first line is what the ledger and ``status`` repeat, so of a list of problems it holds the first.
+    """
+    first, *more = str(error).splitlines() or [type(error).__name__]
+    if more and more[0].startswith("  "):
+        first = f"{first} {more.pop(0).strip()}"
+    print("\n".join([f"error: {first}", *more]), file=sys.stderr, flush=True)
     return error.exit_code
 
 

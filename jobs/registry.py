@@ -16,19 +16,21 @@ class Job:
             and ``missing(settings)``; see ``jobs.check``.
         kind: ``service`` serves until it is stopped; ``batch`` ends by itself.
         alone: Only one role of a run may have this job, because its files have fixed names.
+        spreads: It can use several nodes; every one of them runs the program, with its ``ORCH_NODE_RANK``.
     """
 
     module: str
     settings: str
     kind: Literal["service", "batch"] = "batch"
     alone: bool = False
+    spreads: bool = False
 
 
 JOBS = {
     "judge": Job(module="jobs.judge", settings="jobs.judge.settings", kind="service"),
-    "grpo": Job(module="jobs.grpo", settings="jobs.grpo.settings", alone=True),
+    "grpo": Job(module="jobs.grpo", settings="jobs.grpo.settings", alone=True, spreads=True),
     "sft": Job(module="jobs.sft", settings="jobs.sft.settings"),
     "tiny": Job(module="jobs.tiny", settings="jobs.tiny.settings"),
-    "command": Job(module="jobs.command", settings="jobs.command.settings"),
+    "command": Job(module="jobs.command", settings="jobs.command.settings", spreads=True),
     "eval": Job(module="eval.run", settings="eval.settings"),
 }

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator.errors import ConflictError, InputError, OrchestratorError
+from orchestrator.errors import ConflictError, InputError, OrchestratorError, SchedulerUnavailable
 
 if TYPE_CHECKING:
+    from orchestrator.plan import Plan, Role
     from orchestrator.run_directory import RunDirectory
     from orchestrator.status import Status
     from orchestrator.submission import Checked
@@ -63,11 +64,13 @@ def submit(
     from orchestrator import submission
 
     submission.refuse_if_lacking(checked)
+    for warning in submission.warnings(checked):
+        _talk(f"warning: {warning}")
     if dry_run:
         _preview(checked, checkout, run_name, as_json=as_json)
         return
     run = submission.create(checked, checkout, run_name=run_name, force_new=force_new)
-    started = _start(run)
+    started = _start_new(run)
     _announce(run, started, parsable=parsable, as_json=as_json)
     if follow:
         _follow(run)
@@ -93,19 +96,23 @@ def validate(
     elif show:
         print("\n".join(_origins(checked)))
     for problem in lacking:
-        _talk(f"warning: this machine cannot run it: {problem}")
+        _talk(f"warning: {submission.where_name(checked)} cannot run it: {problem}")
+    for warning in submission.warnings(checked):
+        _talk(f"warning: {warning}")
     roles = ", ".join(role.name for role in checked.plan().roles)
     _talk(f"{recipe}: valid. Roles: {roles}. Cluster profile: {checked.cluster}.")
 
 
 @app.command()
 def render(recipe: RecipeFile, overrides: Overrides = None, cluster: Cluster = None, run_name: RunName = None) -> None:
-    """Print the script that submit would hand to the executor."""
+    """Print the script that submit would hand to the executor, and each with its name if there are several."""
     from orchestrator import inspection
 
     checkout = inspection.checkout()
     checked = _checked(recipe, overrides, cluster, checkout)
-    print(_script(checked, checkout, run_name), end="")
+    scripts = _scripts(checked, checkout, run_name)
+    for name, text in scripts.items():
+        print(text if len(scripts) == 1 else f"# {name}\n{text}", end="")
 
 
 @app.command()
@@ -115,8 +122,10 @@ def status(
 ) -> None:
     """Show what a run is doing."""
     from orchestrator import status as statuses
+    from orchestrator import waiting
 
-    now = statuses.read(_newest() if run is None else _found(run))
+    directory = _newest() if run is None else _found(run)
+    now = statuses.read(directory, waiting.ask(directory))
     if as_json:
         _print_json(now.to_json())
         return
@@ -155,8 +164,11 @@ def cancel(run: Run) -> None:
     from orchestrator import control
 
     directory = _found(run)
+    _settle(directory)
     control.cancel(directory, "orchestrator cancel")
-    _talk(f"Asked {directory.name} to save and end. See: python -m orchestrator status {directory.name}")
+    now = control.state(directory)
+    done = "Cancelled" if now.state == "CANCELLED" else "Asked to save and end:"
+    _talk(f"{done} {directory.name}. See: python -m orchestrator status {directory.name}")
 
 
 @app.command()
@@ -199,6 +211,42 @@ def list_runs(as_json: Json = False) -> None:
         done = sum(role.state == "done" for role in now.roles)
         took = statuses.clock(now.elapsed_s)
         print(f"{now.name:<32} {now.state:<10} attempt {now.attempt}  {done}/{len(now.roles)} roles done  {took}")
+
+
+@app.command()
+def goodput(run: Run, as_json: Json = False) -> None:
+    """Show what a run's time was spent on."""
+    from orchestrator import goodput as accounts
+
+    directory = _found(run)
+    found = accounts.read(directory)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        print("\n".join(accounts.table(directory.name, found)))
+
+
+@app.command()
+def doctor(
+    cluster: Cluster = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Run a job of some seconds on one node.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Check that runs can work here: Slurm's settings and faults, limits, software, shared files."""
+    from orchestrator import doctor as diagnosis
+    from orchestrator import inspection, profile
+
+    folder = inspection.checkout() / "cluster"
+    name = cluster or profile.default(folder)
+    found = []
+    for finding in diagnosis.look(profile.load(name, folder), probe=probe):
+        found.append(finding)
+        if not as_json:
+            print(finding, flush=True)
+    if as_json:
+        _print_json({"schema": 1, "cluster": name, "findings": [finding.to_json() for finding in found]})
+    if any(finding.verdict == "problem" for finding in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -245,12 +293,12 @@ def _checked(recipe: Path, overrides: list[str] | None, cluster: str | None, che
     return submission.check(recipe, overrides or [], cluster, checkout)
 
 
-def _script(checked: Checked, checkout: Path, run_name: str | None) -> str:
+def _scripts(checked: Checked, checkout: Path, run_name: str | None) -> dict[str, str]:
     from orchestrator import render as rendering
     from orchestrator import run_directory, submission
 
     run = run_directory.named(run_name or checked.recipe.name)
-    return rendering.script(checked.plan(run_name), submission.site(run, checkout))
+    return rendering.scripts(checked.plan(run_name), submission.site(run, checkout))
 
 
 def _preview(checked: Checked, checkout: Path, run_name: str | None, *, as_json: bool) -> None:
@@ -258,20 +306,39 @@ def _preview(checked: Checked, checkout: Path, run_name: str | None, *, as_json:
     from orchestrator import plan, run_directory, submission
 
     the_plan = checked.plan(run_name)
-    script = _script(checked, checkout, run_name)
+    scripts = _scripts(checked, checkout, run_name)
     run = run_directory.named(the_plan.name)
     if as_json:
-        _print_json({"schema": 1, "plan": json.loads(plan.to_json(the_plan)), "script": script})
+        _print_json({"schema": 1, "plan": json.loads(plan.to_json(the_plan)), "scripts": scripts})
     else:
-        print(f"# {run.plan}\n{plan.to_json(the_plan)}\n# {run.path}/submit.sh\n{script}", end="")
-    for role in the_plan.roles:
-        waits = f", after {', '.join((*role.after, *role.needs))}" if role.after or role.needs else ""
-        size = f"{role.replicas} x " * (role.replicas > 1) + f"{role.gpus_per_node} GPUs"
-        _talk(f"  {role.name}: {role.kind} {role.job}, {size}{waits}")
+        shown = {"plan.json": plan.to_json(the_plan), **scripts}
+        print("\n".join(f"# {run.path / name}\n{text}" for name, text in shown.items()), end="")
+    for line in _outline(the_plan):
+        _talk(f"  {line}")
     _talk(f"Placement: {the_plan.placement.kind}. {the_plan.placement.why}")
     if run.path.exists():
         _talk(f"note: {submission.conflict(run, checked.source.sha256)}")
     _talk("Dry run: nothing was written, nothing was started.")
+
+
+def _outline(the_plan: Plan) -> list[str]:
+    """Return the roles in words, each below the nodes that it runs on if there are groups of nodes."""
+    lines = []
+    for number, group in enumerate(the_plan.groups):
+        options = ", ".join(f"{key} {value}" for key, value in group.options.items())
+        nodes = "1 node" if group.nodes == 1 else f"{group.nodes} nodes"
+        lines.append(f"{group.name}: {nodes} with {group.gpus_per_node} GPUs{f', {options}' if options else ''}")
+        lines += [f"  {_in_words(role)}" for role in the_plan.roles if role.group == number and not role.url]
+    without = [role for role in the_plan.roles if role.url or not the_plan.groups]
+    return lines + [_in_words(role) for role in without]
+
+
+def _in_words(role: Role) -> str:
+    waits = f", after {', '.join((*role.after, *role.needs))}" if role.after or role.needs else ""
+    if role.url:
+        return f"{role.name}: service at {role.url}{waits}"
+    size = f"{role.replicas} x " * (role.replicas > 1) + f"{role.nodes} nodes x " * (role.nodes > 1)
+    return f"{role.name}: {role.kind} {role.job}, {size}{role.gpus_per_node} GPUs{waits}"
 
 
 def _origins(checked: Checked) -> list[str]:
@@ -291,9 +358,36 @@ def _origins(checked: Checked) -> list[str]:
 
 def _start(run: RunDirectory) -> dict[str, Any]:
     from orchestrator import plan
+
+    the_plan = plan.load(run.plan)
+    if the_plan.executor == "slurm":
+        from orchestrator.executors import slurm
+
+        return slurm.start(run, the_plan)
     from orchestrator.executors import local
 
-    return local.start(run, plan.load(run.plan))
+    return local.start(run, the_plan)
+
+
+def _start_new(run: RunDirectory) -> dict[str, Any]:
+    """Start a run that has just been made; if nothing came of it, leave nothing that is in the way later."""
+    try:
+        return _start(run)
+    except (SchedulerUnavailable, InputError):
+        from orchestrator.executors import slurm_submission
+
+        if not run.run.exists():  # else it is not known whether a job was queued
+            slurm_submission.discard(run)
+        raise
+
+
+def _settle(run: RunDirectory) -> None:
+    """Find out what became of a submission that was interrupted."""
+    from orchestrator.executors import slurm_submission
+
+    _, told = slurm_submission.settle(run)
+    if told:
+        _talk(f"note: {told}")
 
 
 def _announce(run: RunDirectory, started: dict[str, Any], *, parsable: bool, as_json: bool) -> None:
@@ -303,7 +397,8 @@ def _announce(run: RunDirectory, started: dict[str, Any], *, parsable: bool, as_
     elif parsable:
         print(f"{number};{run.path}")
     else:
-        print(f"Run {run.name} started in {run.path}")
+        how = f"queued as job {number}" if started["executor"] == "slurm" else "started"
+        print(f"Run {run.name} {how} in {run.path}")
         _talk(f"  python -m orchestrator status {run.name} | logs {run.name} -f | cancel {run.name}")
 
 
@@ -320,7 +415,8 @@ def _described(now: Status) -> list[str]:
     if now.ended_at is not None or now.state == "LOST":
         return [follow.ending(now), *(f"  {statuses.line(role)}" for role in now.roles)]
     head = f"{now.name} {now.state}, attempt {now.attempt}, {statuses.clock(now.elapsed_s)}, {now.path}"
-    return [head, *(f"  {statuses.line(role)}" for role in now.roles)]
+    doing = [f"  {now.doing}"] if now.doing else []
+    return [head, *doing, *(f"  {statuses.line(role)}" for role in now.roles)]
 
 
 def _found(run: str) -> RunDirectory:

@@ -14,9 +14,10 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from orchestrator import control, ledger, plan, status
+from orchestrator import control, ledger, plan, status, waiting
 from orchestrator.run_directory import RunDirectory
 from orchestrator.status import RoleStatus, Status
+from orchestrator.waiting import Answer
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 LOOK_EVERY_S = 0.5
 PRINT_EVERY_S = 5.0
+ASK_EVERY_S = 60.0
+"""Slurm is asked so often about a run that waits in its queue, and never about one that runs."""
+FIRST_ASK_S = 3.0
+BELIEVE_AFTER_S = 5.0
+"""A job that Slurm says is gone may have written its last words just now."""
 DRAIN_MARGIN_S = 30.0
 INTERRUPTED = 130
 BAR_WIDTH = 24
@@ -73,6 +79,31 @@ def ending(now: Status) -> str:
     return "\n".join(parts)
 
 
+class _Inquiry:
+    """The run's status, completed by what Slurm said when it was last asked."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        self._answer: Answer | None = None
+        self._asked_at = float("-inf")
+        self._waits_since = time.monotonic()
+
+    def read(self) -> Status:
+        """Return the status; asks Slurm if the run waits for it and it was not asked lately."""
+        now = time.monotonic()
+        known = status.read(self._run)
+        if known.state not in status.WAITING:
+            self._answer, self._waits_since = None, now
+            return known
+        due = now - self._asked_at >= ASK_EVERY_S and now - self._waits_since >= FIRST_ASK_S
+        if due or (known.state == "LOST" and self._answer is None):
+            self._answer, self._asked_at = waiting.ask(self._run), now
+        gone = self._answer is not None and self._answer.state == "LOST"
+        if gone and time.monotonic() - self._asked_at < BELIEVE_AFTER_S:
+            return known
+        return status.read(self._run, self._answer)
+
+
 class _Interrupts:
     """Counts Ctrl-C; the loop acts."""
 
@@ -97,8 +128,9 @@ def _watch(run: RunDirectory, screen: Screen, interrupts: _Interrupts) -> Status
     """Show the run until it ends; None if a second Ctrl-C, or a drain that takes too long, ended that."""
     told = len(ledger.read(run.ledger)) if control.state(run).attempt else 0
     deadline: float | None = None
+    inquiry = _Inquiry(run)
     while True:
-        now = status.read(run)
+        now = inquiry.read()
         told = _tell_new(run, screen, told)
         screen.show(now)
         if now.state in control.EXIT_CODES:

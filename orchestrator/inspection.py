@@ -73,7 +73,7 @@ def faults(data: Any, folder: Path) -> tuple[list[Fault], list[Fault]]:
 
 
 def roles(data: Any) -> list[dict[str, Any]]:
-    """Return what ``jobs.check`` asks of every role; those without a job are left out."""
+    """Return what ``jobs.check`` asks of every role; those whose job is not started by us are left out."""
     from orchestrator.rules import services
 
     written = data.get("roles")
@@ -88,7 +88,11 @@ def roles(data: Any) -> list[dict[str, Any]]:
             "settings": role.get("with", {}),
         }
         for name, role in written.items()
-        if isinstance(role, dict) and isinstance(role.get("job"), str) and isinstance(role.get("with", {}), dict)
+        if isinstance(role, dict)
+        and isinstance(role.get("job"), str)
+        and role["job"]
+        and isinstance(role.get("with", {}), dict)
+        and role.get("url") is None
     ]
 
 

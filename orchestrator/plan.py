@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from orchestrator.errors import InputError
+from orchestrator.errors import Problem, all_at_once
 
 if TYPE_CHECKING:
     from orchestrator import recipe as recipes
@@ -39,11 +39,18 @@ class Role:
         cpus_per_node: None leaves it to the machine.
         memory_gb: Per node. None leaves it to the machine.
         restarts: How often the role is started again after a failure inside one allocation.
-        backoff_s: Pause before the first restart; doubled each time up to a minute.
+        backoff_s: Pause before the second restart, the first being immediate; doubled each time up to a minute.
         start_timeout_s: A service that has not answered by then counts as failed.
+        hung_after_s: A role that has said what it does and then says nothing for so long counts as failed.
         drain_s: Time to finish after being asked to stop; then it is killed.
         environment: Added to the role's environment. Holds no secrets, only names of files.
         settings: The recipe's ``with``, checked by the job itself.
+        group: Which of the plan's groups the role runs on; 0 without groups.
+        first_node: Replica ``r`` runs on nodes ``first_node + r * nodes`` and following of that group.
+        url: Base URL of a service that runs elsewhere, ending in ``/v1``; no process is started for it. Empty
+            for every other role.
+        options: How the role is started on its nodes, ``slurm_options.STEP_KEYS`` as JSON; for ``render.step_prefix``
+            and ``render.step_options``.
     """
 
     name: str
@@ -59,9 +66,37 @@ class Role:
     restarts: int = 3
     backoff_s: float = 2.0
     start_timeout_s: float = 600.0
+    hung_after_s: float = 1800.0
     drain_s: float = 60.0
     environment: dict[str, str] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    group: int = 0
+    first_node: int = 0
+    url: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Nodes of one kind: one component of a Slurm job, or, in a pair, one job.
+
+    Attributes:
+        name: Of the role that the nodes are for, ``train``; names the component or job.
+        nodes: How many.
+        gpus_per_node: 0 for nodes without GPU.
+        cpus_per_node: None leaves it to the site.
+        memory_gb: Per node. None leaves it to the site.
+        options: The site's options for these nodes, ``slurm_options.NODE_KEYS`` as JSON.
+        time_limit_s: Of a job of its own in a pair; None leaves it to the plan.
+    """
+
+    name: str
+    nodes: int
+    gpus_per_node: int = 0
+    cpus_per_node: int | None = None
+    memory_gb: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    time_limit_s: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +131,7 @@ class Plan:
     time_limit_s: int
     restarts: Restarts
     roles: tuple[Role, ...]
+    groups: tuple[Group, ...] = ()
     profile: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 
@@ -124,27 +160,34 @@ def build(
         run_name: The run's name; the recipe's if None.
 
     Raises:
-        InputError: The profile asks for an executor that this version does not have.
+        InputError: The roles cannot be laid on this site's nodes as the recipe asks; all problems are listed.
     """
-    if profile.executor != "local":
-        raise InputError(
-            f"cluster/{cluster}.yaml: executor: this version has no executor {profile.executor!r}. "
-            "Use --cluster local, which runs on this machine."
-        )
+    from orchestrator import placement
+
+    layout, faults = placement.lay(recipe, profile, cluster)
+    if layout is None:
+        problems = [
+            Problem(place=".".join(map(str, fault.path)), fact=fault.fact, way_out=fault.way_out) for fault in faults
+        ]
+        raise all_at_once(source, problems)
     return Plan(
         name=run_name or recipe.name,
         recipe=source,
         recipe_sha256=sha256,
         cluster=cluster,
         executor=profile.executor,
-        placement=Placement(
-            kind="local", why=f"The profile {cluster!r} starts every role on this machine, so there is no choice."
-        ),
+        placement=layout.placement,
         time_limit_s=recipe.time_limit_s,
         restarts=Restarts(**dict(recipe.restarts)),
-        roles=tuple(_role(name, recipe) for name in _order(recipe)),
-        profile=profile.model_dump(mode="json"),
+        roles=layout.roles,
+        groups=layout.groups,
+        profile=profile.model_dump(mode="json", exclude_defaults=True),
     )
+
+
+def roles(recipe: recipes.Recipe) -> list[Role]:
+    """Return the recipe's roles in the order in which they can start, not yet laid on nodes."""
+    return [_role(name, recipe) for name in _order(recipe)]
 
 
 def _order(recipe: recipes.Recipe) -> list[str]:
@@ -157,6 +200,8 @@ def _order(recipe: recipes.Recipe) -> list[str]:
 
 def _role(name: str, recipe: recipes.Recipe) -> Role:
     written = recipe.roles[name]
+    if written.url is not None:
+        return _external(name, written)
     is_service = any(name in other.needs for other in recipe.roles.values())
     return Role(
         name=name,
@@ -172,9 +217,29 @@ def _role(name: str, recipe: recipes.Recipe) -> Role:
         restarts=written.on_failure.restart,
         backoff_s=written.on_failure.backoff_s,
         start_timeout_s=written.start_timeout_s,
+        hung_after_s=written.hung_after_s,
         drain_s=written.drain_s,
         environment=written.environment,
         settings=written.settings,
+    )
+
+
+def _external(name: str, written: recipes.Role) -> Role:
+    """Return a service that runs elsewhere: it has no process, so of its settings only the address is left."""
+    assert written.url is not None
+    settings: dict[str, Any] = {
+        key: written.settings[key] for key in ("model", "api_key_file") if key in written.settings
+    }
+    return Role(
+        name=name,
+        job="external",
+        kind="service",
+        needs=written.needs,
+        after=written.after,
+        restarts=0,
+        start_timeout_s=written.start_timeout_s,
+        settings=settings,
+        url=written.url,
     )
 
 
@@ -203,6 +268,7 @@ def from_json(text: str) -> Plan:
             data
             | {
                 "roles": roles,
+                "groups": tuple(Group(**group) for group in data.get("groups", ())),
                 "placement": Placement(**data["placement"]),
                 "restarts": Restarts(**data["restarts"]),
             }

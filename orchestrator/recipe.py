@@ -16,52 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationError
 
 from orchestrator import overrides, rules, strict_yaml
 from orchestrator.errors import InputError, Problem, all_at_once
-from orchestrator.section import Fault, Section, faults
+from orchestrator.section import Fault, faults
+from orchestrator.slurm_options import SlurmOptions
 from orchestrator.strict_yaml import KeyPath, Node
+from orchestrator.values import Environment, Span, Strict, listed, seconds
 
 MAX_EXTENDS = 8
-_CLOCK = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])")
-_UNITS = re.compile(r"(?:([0-9]{1,3})d)?(?:([0-9]{1,4})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,8})s)?")
-
-
-def seconds(text: str) -> int:
-    """Return the length of a span of time.
-
-    ``4:00`` is refused, because Slurm reads it as four minutes and people as four hours.
-
-    Args:
-        text: ``24:00:00``, ``2-00:00:00`` (days first) or units in this order: ``1d12h``, ``90m``, ``30s``.
-
-    Raises:
-        ValueError: The text is none of these, or the span is zero.
-
-    >>> seconds("1-12:00:00") == seconds("1d12h") == 36 * 3600
-    True
-    """
-    match = _CLOCK.fullmatch(text) or _UNITS.fullmatch(text)
-    days, hours, minutes, rest = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
-    total = ((days * 24 + hours) * 60 + minutes) * 60 + rest
-    if not total:
-        raise ValueError(f"{text!r} is not a span of time. Write '24:00:00', '2-00:00:00', '90m' or '1d12h'.")
-    return total
-
-
-def _span(value: object) -> object:
-    if isinstance(value, str):
-        seconds(value)
-    elif isinstance(value, (int, float)):
-        raise ValueError(f"{value!r} has no unit. Write '24:00:00', '2-00:00:00', '90m' or '1d12h'.")
-    return value
-
-
-def _listed(value: object) -> object:
-    if isinstance(value, str):
-        return (value,)
-    return tuple(value) if isinstance(value, list) else value
+# Neither a password nor a query: both would end in plan.json and in logs.
+_BASE_URL = re.compile(r"https?://[A-Za-z0-9_.:\[\]-]+(/[A-Za-z0-9_.~%/-]*)?/v1")
 
 
 def _limit(value: object) -> object:
@@ -72,30 +38,17 @@ def _limit(value: object) -> object:
     return value
 
 
-def _texts(value: object) -> object:
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: str(item) if isinstance(item, (int, float)) and not isinstance(item, bool) else item
-        for key, item in value.items()
-    }
+def _base_url(value: str) -> str:
+    if not _BASE_URL.fullmatch(value):
+        raise ValueError(f"{value!r} is not the base URL of an OpenAI API. Write 'https://host:port/v1'.")
+    return value
 
 
 RunName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=56)]
 RoleName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]*$", max_length=40)]
-Names = Annotated[tuple[RoleName, ...], BeforeValidator(_listed, json_schema_input_type=str | list[str])]
+Names = Annotated[tuple[RoleName, ...], BeforeValidator(listed, json_schema_input_type=str | list[str])]
+Url = Annotated[str, AfterValidator(_base_url)]
 Limit = Annotated[int | None, BeforeValidator(_limit, json_schema_input_type=int | Literal["unlimited"])]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-Environment = Annotated[
-    dict[VariableName, str],
-    BeforeValidator(_texts, json_schema_input_type=dict[str, str | int | float]),
-]
-
-
-class Strict(Section):
-    """A section that takes ``8`` for a number, but neither ``"8"`` nor ``true``."""
-
-    model_config = ConfigDict(strict=True)
 
 
 class OnFailure(Strict):
@@ -104,14 +57,17 @@ class OnFailure(Strict):
     restart: int = Field(3, ge=0)
     """How often the role is started again."""
     backoff_s: float = Field(2.0, ge=0, le=3600)
-    """Seconds before the first restart; doubled each time, up to a minute."""
+    """Seconds before the second restart, the first being immediate; doubled each time, up to a minute."""
 
 
 class Role(Strict):
     """One part of the run: a program, what it runs on and what it waits for."""
 
-    job: str = Field(min_length=1)
+    job: str = ""
     """What to run: a package of ``jobs/`` (``judge``, ``grpo``, ``command``), ``eval``, or ``package.module``."""
+    url: Url | None = None
+    """In place of a job: a service that runs elsewhere, ``https://host:port/v1``. Of ``with``, only ``model`` and
+    ``api_key_file`` are read then, and no nodes are asked for."""
     nodes: int = Field(1, ge=1, le=10_000)
     """Nodes of one replica."""
     gpus_per_node: int = Field(0, ge=0, le=64)
@@ -130,10 +86,14 @@ class Role(Strict):
     """Restarts inside the allocation."""
     start_timeout_s: float = Field(600.0, gt=0, le=86_400)
     """A service that has not answered by then counts as failed."""
+    hung_after_s: float = Field(1800.0, gt=0, le=86_400)
+    """A role that says what it does, and then says nothing for so long, hangs and counts as failed."""
     drain_s: float = Field(60.0, ge=0, le=86_400)
     """Seconds to save and end after being asked to stop."""
     environment: Environment = Field(default_factory=dict)
     """Added to the role's environment. Not for secrets: name a file that holds them."""
+    slurm: SlurmOptions = Field(default_factory=SlurmOptions)
+    """For this run only, mostly from the command line: ``judge.slurm.partition=big``. Goes before the profile."""
     settings: dict[str, Any] = Field(default_factory=dict, alias="with")
     """The job's own settings. ``{role.key}`` stands for what another role publishes."""
 
@@ -150,7 +110,7 @@ class Restarts(Strict):
     crash: Limit = 3
     """After a role failed more often than its ``on_failure`` allows."""
     without_progress: int = Field(3, ge=1)
-    """Starts in a row without a newly committed step; then the run stops, whatever the cause."""
+    """Starts in a row without a newly committed step; then the run stops, whatever the cause but preemption."""
 
 
 class Recipe(Strict):
@@ -162,9 +122,11 @@ class Recipe(Strict):
     """The run's name, unless ``--run-name`` says otherwise."""
     roles: dict[RoleName, Role] = Field(min_length=1)
     """The parts of the run, by name."""
-    placement: Literal["auto", "slice", "hetjob", "pair"] = "auto"
-    """How roles are laid on nodes of a cluster. ``auto`` chooses, and the plan says why."""
-    time_limit: Annotated[str, BeforeValidator(_span)] = "24:00:00"
+    placement: Literal["auto", "slice", "hetjob", "pair", "external"] = "auto"
+    """How roles are laid on nodes of a cluster. ``auto`` chooses, and the plan says why. ``slice``: one plain job,
+    divided by node; ``hetjob``: one job of several kinds of nodes; ``pair``: services in jobs of their own;
+    ``external``: every service has a ``url``."""
+    time_limit: Span = "24:00:00"
     """The longest one allocation may last: ``24:00:00``, ``2-00:00:00``, ``90m``."""
     restarts: Restarts = Field(default_factory=Restarts)
     """Limits on starting the whole run again."""

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import stat
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import InputError
+from orchestrator.errors import ConflictError, InputError
 from orchestrator.files import PRIVATE_FILE, private_folder, read_json, write_json
 from orchestrator.run_directory import RunDirectory
 
+LOOPBACK = "127.0.0.1"
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)\}")
 
 
@@ -50,9 +52,19 @@ class Endpoint:
 
 
 def publish(run: RunDirectory, endpoint: Endpoint) -> None:
-    """Write the endpoint's file, atomically and 0600. Call again to renew the lease."""
-    private_folder(run.endpoints)
-    write_json(run.endpoints / f"{endpoint.name}.json", asdict(endpoint))
+    """Write the endpoint's file, atomically and 0600. Call again to renew the lease.
+
+    Raises:
+        ConflictError: A newer attempt has published its own; ours, from a node that was cut off, would hide it.
+    """
+    path = private_folder(run.endpoints) / f"{endpoint.name}.json"
+    known = read_json(path)
+    if known is not None and known["generation"] > endpoint.generation:
+        raise ConflictError(
+            f"endpoints/{path.name}: attempt {known['generation']} has published its own; attempt "
+            f"{endpoint.generation} may not any more. This process ends; nothing is to be done."
+        )
+    write_json(path, asdict(endpoint))
 
 
 def withdraw(run: RunDirectory, name: str, nonce: str) -> None:
@@ -147,6 +159,21 @@ def published_values(run: RunDirectory, roles: tuple[str, ...], *, generation: i
         if known:
             values[role] = known
     return values
+
+
+def own_address() -> str:
+    """Return the IPv4 address under which the other nodes of the run reach this one.
+
+    Asked of the kernel's routes, as a connection to the supervisor's node would go: a host name may
+    resolve to 127.0.1.1 (Debian) or to an interface that the other nodes do not see. On a machine
+    without a scheduler that is the loopback, so nothing listens on the network.
+    """
+    leader = os.environ.get("ORCH_LEADER")
+    if not leader:
+        return LOOPBACK
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((leader, 9))  # No packet is sent: for a datagram socket this only looks up the route.
+        return str(probe.getsockname()[0])
 
 
 def read_key(path: str | Path) -> str:

@@ -15,6 +15,7 @@ from orchestrator.section import Fault
 from orchestrator.strict_yaml import KeyPath
 
 _SECRET = re.compile(r"(?i).*(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)")
+_EXTERNAL = {"model", "api_key_file"}
 # Names that would collide with files of the run: endpoints of replicas, logs of our own processes.
 _TAKEN = re.compile(r".*-[0-9]+|gateway|supervisor|report|run|latest")
 
@@ -51,9 +52,14 @@ def _role(name: str, role: dict[str, Any], roles: dict[str, Any], reserved: set[
     if _TAKEN.fullmatch(name) or name in reserved:
         yield Fault(path=here, fact=f"{name!r} cannot be a role's name; the run has files or keys of that name.")
     yield from _links(here, name, role, roles)
+    yield from _program(here, name, role, roles)
     if name not in services(roles) and isinstance(role.get("replicas"), int) and role["replicas"] > 1:
         yield Fault(path=(*here, "replicas"), fact="Only a service, a role that another one needs, can have replicas.")
-    yield from _environment(here, role.get("environment"))
+    yield from environment((*here, "environment"), role.get("environment"))
+    slurm = role.get("slurm")
+    yield from environment(
+        (*here, "slurm", "environment"), slurm.get("environment") if isinstance(slurm, dict) else None
+    )
     yield from _placeholders((*here, "with"), role.get("with"), name, role, roles)
 
 
@@ -70,14 +76,42 @@ def _links(here: KeyPath, name: str, role: dict[str, Any], roles: dict[str, Any]
             yield Fault(path=(*here, "after"), fact=f"The service {other!r} never finishes by itself.", way_out=way_out)
 
 
-def _environment(here: KeyPath, environment: Any) -> Iterator[Fault]:
-    for variable in environment if isinstance(environment, dict) else ():
-        if variable.startswith("ORCH_"):
-            yield Fault(path=(*here, "environment", variable), fact="ORCH_ variables are set by the supervisor.")
-        elif _SECRET.fullmatch(variable):
-            fact = "A secret in a recipe ends in plan.json and in logs."
+def _program(here: KeyPath, name: str, role: dict[str, Any], roles: dict[str, Any]) -> Iterator[Fault]:
+    """Yield what is wrong with what the role runs: a job, or the address of a service that runs elsewhere."""
+    if role.get("url") is None:
+        if role.get("job", "") == "":
+            yield Fault(path=(*here, "job"), fact="The key is missing.")
+        return
+    if name not in services(roles):
+        fact = "Only a service, a role that another one needs, can run elsewhere."
+        yield Fault(path=(*here, "url"), fact=fact, way_out="Take the url out, or add the role to a 'needs'.")
+    written = role.get("with", {})
+    settings = written if isinstance(written, dict) else {}
+    model = settings.get("model")
+    if not isinstance(model, str) or not model or PLACEHOLDER.search(model):
+        fact = "A service that runs elsewhere must be asked for a model by the name it has there."
+        yield Fault(path=(*here, "with", "model"), fact=fact, way_out="Write with: {model: NAME}.")
+    if not isinstance(settings.get("api_key_file", ""), str):
+        yield Fault(path=(*here, "with", "api_key_file"), fact="The key's file is not a path.")
+    # Beside a job, the rest of `with` is the job's, so that one override can switch to the url and back.
+    for key in settings.keys() - _EXTERNAL if role.get("job", "") == "" else ():
+        yield Fault(path=(*here, "with", key), fact="No such key.", way_out=nearest(str(key), _EXTERNAL))
+
+
+def environment(here: KeyPath, written: Any) -> Iterator[Fault]:
+    """Yield what must not be set in an environment that is written down: secrets, and what the supervisor sets.
+
+    Args:
+        here: Where the mapping stands.
+        written: The mapping; anything else is left to those who check types.
+    """
+    for variable in written if isinstance(written, dict) else ():
+        if str(variable).startswith("ORCH_"):
+            yield Fault(path=(*here, variable), fact="ORCH_ variables are set by the supervisor.")
+        elif _SECRET.fullmatch(str(variable)):
+            fact = "A secret in a recipe or profile ends in plan.json and in logs."
             way_out = "Export the variable before 'submit', or name a file that holds the secret."
-            yield Fault(path=(*here, "environment", variable), fact=fact, way_out=way_out)
+            yield Fault(path=(*here, variable), fact=fact, way_out=way_out)
 
 
 def _placeholders(path: KeyPath, value: Any, name: str, role: dict[str, Any], roles: dict[str, Any]) -> Iterator[Fault]:

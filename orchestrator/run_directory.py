@@ -78,6 +78,11 @@ class RunDirectory:
         return self.path / "control"
 
     @property
+    def steps(self) -> Path:
+        """What every task of a job step says of itself: where it runs, how it ended."""
+        return self.control / "steps"
+
+    @property
     def attempts(self) -> Path:
         return self.path / "attempts"
 

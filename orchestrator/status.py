@@ -1,7 +1,7 @@
 """What a run is at, for people and for scripts: folded from its ledger and its progress files.
 
-Nothing is asked of a scheduler, and nothing but these files is read, so it works from any machine
-that sees the folder, during the run and after it.
+Nothing but these files is read, so it works from any machine that sees the folder, during the run and
+after it. What Slurm says of a run that waits in its queue is asked elsewhere (``waiting``) and only added.
 """
 
 from __future__ import annotations
@@ -9,15 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import control, ledger, plan, progress
 from orchestrator.ledger import Event
 from orchestrator.progress import Snapshot
 from orchestrator.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from orchestrator.waiting import Answer
+
 SCHEMA = 1
 ACTIVE = ("starting", "running", "serving")
+WAITING = ("NEW", "SUBMITTED", "QUEUED", "LOST")
+"""States in which Slurm may know more than the run's files."""
+_SAID_AS = {"waiting": "waiting", "stopping": "draining:"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +43,7 @@ class RoleStatus:
         restarts: Starts after the first in the newest attempt.
         eta_s: Seconds until the phase ends at the pace so far; None if that cannot be said.
         silent_s: Seconds since it last said anything; None if it never did.
+        again_at: Unix time of its next start, if it is restarting.
     """
 
     role: str
@@ -50,6 +57,7 @@ class RoleStatus:
     restarts: int = 0
     eta_s: float | None = None
     silent_s: float | None = None
+    again_at: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,9 @@ class Status:
         diagnosis: The earliest error of a failed run; may span lines.
         began_at: Unix time of the newest attempt's begin, or of submission.
         ended_at: Unix time of its orderly end; None if it runs or was lost.
-        doing: What the supervisor itself does where that is more than to watch its roles; else empty.
+        job: The Slurm job that runs or waits; empty if there is none.
+        doing: What the supervisor itself does where that is more than to watch its roles, or what the run
+            waits for in Slurm; else empty.
         report: Path of ``report.html``; None as long as there is none.
         roles: In the plan's order.
     """
@@ -78,6 +88,7 @@ class Status:
     diagnosis: str
     began_at: float
     ended_at: float | None
+    job: str = ""
     doing: str
     report: str | None
     roles: tuple[RoleStatus, ...]
@@ -91,13 +102,23 @@ class Status:
         return {"schema": SCHEMA, **asdict(self), "elapsed_s": round(self.elapsed_s, 1)}
 
 
-def read(run: RunDirectory) -> Status:
-    """Return what the run is at now."""
+def read(run: RunDirectory, answer: Answer | None = None) -> Status:
+    """Return what the run is at now.
+
+    Args:
+        run: The run.
+        answer: What Slurm has said of it; forgotten if the run has begun since.
+    """
     state = control.state(run)
+    if state.state not in WAITING:
+        answer = None
+    if answer is not None and answer.state:
+        state = replace(state, state=answer.state, cause=answer.says if answer.state == "LOST" else "")
     events = ledger.read(run.ledger)
     the_plan = plan.load(run.plan)
     roles = _fold(the_plan, events)
     over = state.ended
+    at_work = state.state == "RUNNING" or (state.state == "SUBMITTED" and state.executor == "local")
     return Status(
         name=run.name,
         path=str(run.path),
@@ -107,9 +128,10 @@ def read(run: RunDirectory) -> Status:
         diagnosis=state.diagnosis or (_what_logs_say(run, state.attempt) if state.state == "LOST" else ""),
         began_at=_time_of(events, ("submitted", "attempt_started")) or time.time(),
         ended_at=_time_of(events, ("run_finished",)) if over else None,
-        doing="" if over else _doing(run),
+        job=state.job,
+        doing="" if over else answer.says if answer is not None else _doing(run),
         report=str(run.report) if run.report.exists() else None,
-        roles=tuple(_halted(role) if over else describe(_held_up(role, the_plan, roles), run) for role in roles),
+        roles=tuple(describe(_held_up(role, the_plan, roles), run) if at_work else _halted(role) for role in roles),
     )
 
 
@@ -133,7 +155,10 @@ def describe(role: RoleStatus, run: RunDirectory) -> RoleStatus:
 def line(role: RoleStatus) -> str:
     """Return one role in one line: ``train: training 12/60 steps: reward 0.83 (ETA 3:12)``."""
     if role.state not in ACTIVE or not role.phase:
-        return f"{role.role}: {role.state}" + (f": {role.message}" if role.message not in ("", role.state) else "")
+        again = f"; again in {clock(max(0.0, role.again_at - time.time()))}" if role.again_at is not None else ""
+        return (
+            f"{role.role}: {role.state}" + (f": {role.message}" if role.message not in ("", role.state) else "") + again
+        )
     said = progress.line(role.phase, role.done, role.total, role.unit, role.message)
     return f"{role.role}: {said}" + (f" (ETA {clock(role.eta_s)})" if role.eta_s is not None else "")
 
@@ -165,6 +190,14 @@ def story(event: Event) -> str:
         return f"{known.get('what', 'gateway')}: {known.get('cause', event.event)}"
     if event.event == "drain_requested":
         return f"draining, asked by {known.get('by')}"
+    if event.event == "successor_queued":
+        return f"job {known.get('job_id')} is queued to take over if this one ends early"
+    if event.event == "attempt_lost":
+        return f"attempt {known.get('attempt')} ended without a word ({known.get('kind')}): {known.get('cause')}"
+    if event.event == "nodes_excluded":
+        return f"the next job avoids {', '.join(known.get('nodes', []))}"
+    if event.event == "run_finished" and known.get("state") == "DRAINED":
+        return f"attempt {event.generation} drained ({known.get('kind', 'drained')}): {known.get('cause')}"
     return ""
 
 
@@ -186,11 +219,17 @@ def _fold(the_plan: plan.Plan, events: Iterable[Event]) -> list[RoleStatus]:
 def _after(role: RoleStatus, event: Event) -> RoleStatus:
     known = event.fields
     if event.event == "role_started":
-        return replace(role, state="starting" if role.kind == "service" else "running", message="")
+        return replace(role, state="starting" if role.kind == "service" else "running", message="", again_at=None)
     if event.event == "service_ready":
         return replace(role, state="serving")
     if event.event == "role_restarting":
-        return replace(role, state="restarting", restarts=role.restarts + 1, message=str(known.get("cause", "")))
+        return replace(
+            role,
+            state="restarting",
+            restarts=role.restarts + 1,
+            message=str(known.get("cause", "")),
+            again_at=event.at + float(known.get("in_s", 0.0)),
+        )
     if event.event == "role_finished":
         return replace(role, state=_end(role, known), message=str(known.get("cause", "")))
     return role
@@ -215,14 +254,15 @@ def _held_up(role: RoleStatus, the_plan: plan.Plan, roles: list[RoleStatus]) -> 
 
 def _halted(role: RoleStatus) -> RoleStatus:
     """Return the role as it is when no supervisor lives any more: nothing of it runs."""
-    return replace(role, state="stopped") if role.state in (*ACTIVE, "restarting") else role
+    return replace(role, state="stopped", again_at=None) if role.state in (*ACTIVE, "restarting") else role
 
 
 def _doing(run: RunDirectory) -> str:
-    """Return what the supervisor waits for; that it is running, and that roles are stopping, the roles show."""
+    """Return what the supervisor waits for, or that it drains; that it is running the roles show."""
     snapshot = progress.read_one(run.progress, "run")
-    waits = snapshot is not None and snapshot.phase == "waiting"
-    return f"waiting {snapshot.message}" if snapshot is not None and waits else ""
+    if snapshot is None or snapshot.phase not in _SAID_AS:
+        return ""
+    return f"{_SAID_AS[snapshot.phase]} {snapshot.message}".rstrip()
 
 
 def _eta_s(snapshot: Snapshot) -> float | None:

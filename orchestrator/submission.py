@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from orchestrator import __version__, fit, inspection, plan, profile, recipe, render, strict_yaml
+from orchestrator import __version__, fit, inspection, placement, plan, profile, recipe, render, strict_yaml
 from orchestrator.errors import ConflictError, InputError, NotFound, Problem, all_at_once, nearest
 from orchestrator.files import private_folder, sync_folder, write_text
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Role
 from orchestrator.run_directory import RunDirectory, named, runs_root
 
 MAX_NAMESAKES = 1000
@@ -34,6 +34,7 @@ class Checked:
         profile: Where it is to run.
         cluster: The profile's name.
         missing: What this installation lacks to run it.
+        unseen: What this installation lacks too, but for roles that run another one on their nodes.
     """
 
     source: recipe.Source
@@ -41,6 +42,7 @@ class Checked:
     profile: profile.Profile
     cluster: str
     missing: list[Problem] = field(default_factory=list)
+    unseen: list[Problem] = field(default_factory=list)
 
     def plan(self, run_name: str | None = None) -> Plan:
         """Return the plan, for a run of that name or of the recipe's."""
@@ -78,12 +80,33 @@ def check(path: Path, overrides: Sequence[str], cluster: str | None, checkout: P
     folder = checkout / "cluster"
     chosen = cluster or profile.default(folder)
     site = profile.load(chosen, folder)
-    lacking = [source.problem(fault) for fault in missing]
-    return Checked(source=source, recipe=found, profile=site, cluster=chosen, missing=lacking)
+    layout, unplaceable = placement.lay(found, site, chosen)
+    if layout is None:
+        raise all_at_once(str(path), [source.problem(fault) for fault in unplaceable])
+    others = {role.name for role in layout.roles if site.slurm.interpreter or _names_an_interpreter(role)}
+    return Checked(
+        source=source,
+        recipe=found,
+        profile=site,
+        cluster=chosen,
+        missing=[source.problem(fault) for fault in missing if fault.path[1] not in others],
+        unseen=[source.problem(fault) for fault in missing if fault.path[1] in others],
+    )
+
+
+def _names_an_interpreter(role: Role) -> bool:
+    return bool({"python", "virtual_environment", "container"} & role.options.keys())
 
 
 def lacking(checked: Checked) -> list[Problem]:
-    """Return why this machine cannot run the recipe; empty if it can."""
+    """Return why the recipe cannot run where it is to run; empty if it can.
+
+    Nodes that run the interpreter of this machine see its file system, so what is missing here is missing there,
+    and would be found out after hours in the queue. Of their size only the profile knows.
+    """
+    if checked.profile.executor == "slurm":
+        too_much = [checked.source.problem(fault) for fault in fit.site_faults(checked.plan(), checked.profile)]
+        return sorted([*too_much, *checked.missing], key=_line)
     from orchestrator import machine
 
     here = machine.here()
@@ -97,8 +120,28 @@ def lacking(checked: Checked) -> list[Problem]:
     return sorted([*resources, *checked.missing], key=_line)
 
 
+def warnings(checked: Checked) -> list[str]:
+    """Return what may be meant and may be a mistake, a sentence each.
+
+    A role with an interpreter or a container of its own may find there what is missing here.
+    """
+    unseen = [f"on this machine, perhaps not on the nodes: {problem}" for problem in checked.unseen]
+    return [*unseen, *_resized(checked)]
+
+
+def _resized(checked: Checked) -> Iterator[str]:
+    """Yield where a size written in the recipe gives way to the profile's."""
+    for name, role in checked.recipe.roles.items():
+        site = checked.profile.roles.get(name)
+        for key in ("nodes", *placement.SIZES) if site is not None else ():
+            wanted, given = getattr(role, key), getattr(site, key)
+            if given is not None and key in role.model_fields_set and wanted != given:
+                place = f"cluster/{checked.cluster}.yaml: roles.{name}.{key}"
+                yield f"{place}: is {given} on this site, and goes before the recipe's {wanted}."
+
+
 def refuse_if_lacking(checked: Checked) -> None:
-    """Raise if this machine cannot run the recipe, naming the recipe made for smaller ones.
+    """Raise if the recipe cannot run where it is to run, naming the recipe made for smaller machines.
 
     Raises:
         InputError: Something is missing; everything missing is listed.
@@ -106,10 +149,16 @@ def refuse_if_lacking(checked: Checked) -> None:
     problems = lacking(checked)
     if not problems:
         return
-    error = all_at_once(f"{checked.source.path}: this machine cannot run it", problems)
-    smaller = tiny_sibling(checked.source.path)
+    where = where_name(checked)
+    error = all_at_once(f"{checked.source.path}: {where} cannot run it", problems)
+    smaller = tiny_sibling(checked.source.path) if checked.profile.executor == "local" else None
     hint = f"\n  {smaller} is the same run for a machine like this one." if smaller else ""
     raise InputError(f"{error}{hint}")
+
+
+def where_name(checked: Checked) -> str:
+    """Return what to call the place where the recipe is to run."""
+    return "this machine" if checked.profile.executor == "local" else f"the cluster {checked.cluster!r}"
 
 
 def tiny_sibling(path: Path) -> Path | None:
@@ -196,7 +245,8 @@ def _write(draft: RunDirectory, run: RunDirectory, checked: Checked, checkout: P
     draft.create()
     write_text(draft.recipe, resolved(checked.source))
     write_text(draft.plan, plan.to_json(the_plan))
-    write_text(draft.path / "submit.sh", render.script(the_plan, site(run, checkout)))
+    for name, script in render.scripts(the_plan, site(run, checkout)).items():
+        write_text(draft.path / name, script)
     Ledger(draft.ledger, 0).append(
         "submitted",
         recipe=the_plan.recipe,

@@ -25,6 +25,8 @@ from orchestrator.files import PRIVATE_FOLDER, read_json, sync_folder, write_jso
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
+MODEL_FOLDER = "model"
+OPTIMIZER_FILE = "optimizer.safetensors"
 NAME = re.compile(r"step_(\d{8})")
 
 

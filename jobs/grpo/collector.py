@@ -13,11 +13,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from jobs import data
 from jobs.data import Example
-from jobs.grpo import algo
 from jobs.grpo.prompts import sample_seed
 from jobs.grpo.rollout import Request, Sample, TrainingRow
 from jobs.grpo.settings import Settings
@@ -175,6 +172,10 @@ def _requests(settings: Settings, step: int, examples: Sequence[Example]) -> lis
 
 
 def _groups(settings: Settings, examples: Sequence[Example], rows: list[list[Scored]]) -> tuple[Group, ...]:
+    import torch  # seconds, which pass while Ray starts
+
+    from jobs.grpo import algo
+
     algorithm, size = settings.algorithm, settings.samples_per_prompt
     totals_PG = torch.tensor([[s.score.total for s in row] for row in rows], dtype=torch.float64)
     advantages_PG = algo.advantages(

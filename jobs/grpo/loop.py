@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
+import sys
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -19,23 +21,20 @@ from typing import TypeVar
 from jobs import data
 from jobs.data import Example
 from jobs.entry import DRAINED, Context, Drain
+from jobs.fence import Fence
 from jobs.grpo import checkpoint, collector, workers
-from jobs.grpo.checkpoint import State
-from jobs.grpo.policy import MODEL_FOLDER
+from jobs.grpo.checkpoint import MODEL_FOLDER, State
+from jobs.grpo.draining import Draining, unless_draining
 from jobs.grpo.prompts import PromptSource
 from jobs.grpo.records import Records
 from jobs.grpo.settings import Settings
 from jobs.grpo.workers import Workers
 from jobs.rewards.scorer import Scorer
-from orchestrator import ledger, rendezvous
+from orchestrator import rendezvous
 from orchestrator.errors import ConflictError, InputError
 
 T = TypeVar("T")
-DRAIN_POLL_S = 0.1
-
-
-class Draining(Exception):
-    """The job was asked to stop while it waited."""
+SLOW_IMPORTS = ("jobs.grpo.algo", "torch.utils.tensorboard")
 
 
 async def train(context: Context, settings: Settings, drain: Drain) -> int:
@@ -46,7 +45,10 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
         JudgeOutage: The judge stayed away longer than its budget; what was trained is saved.
         WorkerLost: A Ray worker died.
         WeightsDiffer: Engine and trainer disagree.
+        ConflictError: A newer attempt of the run has begun.
     """
+    fence = Fence(context.run.ledger, context.generation)
+    fence.check()
     context.progress.update("loading data")
     examples = data.load(settings.data.source, Path(settings.data.path))
     source = prompt_source(settings, len(examples))
@@ -56,8 +58,14 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
     if state.step >= total:
         return _finish(context, state, total)
     context.progress.update("starting workers", message="Ray" if settings.ray else "in this process")
-    folder = context.run.role(context.role)
-    crew = await workers.start(settings, settings.model, resumed.folder if resumed else None, folder, _gpus(context))
+    imports = asyncio.ensure_future(asyncio.to_thread(_import_slowly))
+    starting = workers.start(context, settings, resumed.folder if resumed else None)
+    try:
+        crew = await unless_draining(starting, drain, fence.check)
+    except Draining:
+        return DRAINED
+    finally:
+        await imports
     try:
         async with Scorer(
             settings.rewards,
@@ -66,11 +74,18 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
             generation=context.generation,
             progress=context.progress,
         ) as scorer:
-            trainer = Trainer(context, settings, drain, examples, source, total, crew, scorer)
+            trainer = Trainer(context, settings, drain, fence, examples, source, total, crew, scorer)
             state = await trainer.run(state)
     finally:
         crew.close()
+    fence.check()
     return _finish(context, state, total) if state.step >= total else DRAINED
+
+
+def _import_slowly() -> None:
+    """Import what the loop needs and takes seconds, while workers start."""
+    for module in SLOW_IMPORTS:
+        importlib.import_module(module)
 
 
 def prompt_source(settings: Settings, examples: int) -> PromptSource:
@@ -97,6 +112,7 @@ def settings_sha256(settings: Settings) -> str:
             "checkpoint": True,
             "log_rollouts": True,
             "ray": True,
+            "ray_start_timeout_s": True,
             "data": {"path"},
             "engine": {"timeout_s"},
             "policy": {"timeout_s"},
@@ -123,6 +139,7 @@ class Trainer:
         context: Context,
         settings: Settings,
         drain: Drain,
+        fence: Fence,
         examples: list[Example],
         source: PromptSource,
         total: int,
@@ -132,16 +149,20 @@ class Trainer:
         self._context = context
         self._settings = settings
         self._drain = drain
+        self._fence = fence
         self._examples = examples
         self._source = source
         self._total = total
         self._crew = crew
         self._scorer = scorer
         self._saved = 0
+        # The step whose weights the policy has; None while they change.
+        self._policy_at: int | None = None
 
     async def run(self, state: State) -> State:
         """Make steps from ``state`` on and return the last state that is saved."""
-        self._saved = state.step
+        self._saved = self._policy_at = state.step
+        self._fence.check()
         records = Records(
             self._context.run,
             step=state.step,
@@ -157,11 +178,12 @@ class Trainer:
         except Draining:
             self._context.progress.update("draining", message=f"saving step {state.step}")
             await self._save(state)
-        except (workers.WorkerLost, ConflictError, checkpoint.NoSpace):
+        except (ConflictError, checkpoint.NoSpace):
             raise
         except Exception:
-            # The policy is whole between steps, so an outage of anything else loses no step.
-            await self._save(state)
+            # Between steps the policy is whole, so an outage of anything else loses no step.
+            if self._policy_at == state.step:
+                await self._save_if_the_policy_lives(state)
             raise
         finally:
             records.close()
@@ -178,6 +200,7 @@ class Trainer:
         rows = collector.training_rows(collected.groups)
         metrics = collector.metrics(collected) | self._scorer.metrics()
         updating = time.monotonic()
+        self._policy_at = None
         if rows:
             metrics |= await self._crew.step(rows, learning_rate(self._settings, step, self._total))
         updated = time.monotonic()
@@ -192,7 +215,10 @@ class Trainer:
             "training/global_step": float(step),
             "training/epoch": float(state.cursor.epoch),
         }
+        # An optimiser step takes long, and the run may have gone on elsewhere meanwhile.
+        self._fence.check()
         records.write(step, metrics, collected.groups)
+        self._policy_at = step
         self._context.progress.update("training", step, self._total, unit="steps", message=headline(metrics))
         return State(step=step, cursor=cursor, settings_sha256=settings_sha256(self._settings), **records.positions())
 
@@ -204,24 +230,23 @@ class Trainer:
         return report
 
     async def _or_drain(self, work: Awaitable[T]) -> T:
-        """Return the result of ``work``, or abandon it as soon as the job is asked to stop."""
-        task = asyncio.ensure_future(work)
-        while not task.done():
-            await asyncio.wait([task], timeout=DRAIN_POLL_S)
-            if self._drain.requested:
-                task.cancel()
-                await asyncio.wait([task], timeout=10)
-                raise Draining
-        return task.result()
+        return await unless_draining(work, self._drain, self._fence.check)
+
+    async def _save_if_the_policy_lives(self, state: State) -> None:
+        try:
+            await self._save(state)
+        except workers.WorkerLost as error:
+            print(f"step {state.step} is not saved: {error}", file=sys.stderr, flush=True)
 
     async def _save(self, state: State) -> None:
         if state.step == self._saved:
             return
+        self._fence.check()
         began = time.monotonic()
         root = self._context.run.checkpoints
         folder = checkpoint.begin(root, state.step)
         await self._crew.save(folder)
-        path = checkpoint.commit(folder, state, self._context.generation, self._still_ours)
+        path = checkpoint.commit(folder, state, self._context.generation, self._fence.check)
         self._saved = state.step
         keep = self._settings.checkpoint
         pruned = checkpoint.prune(root, keep_last=keep.keep_last, keep_every=keep.keep_every)
@@ -229,14 +254,6 @@ class Trainer:
         self._context.ledger.append(
             "checkpoint_committed", step=state.step, path=path.name, seconds=took, pruned=pruned
         )
-
-    def _still_ours(self) -> None:
-        newest = ledger.newest_generation(self._context.run.ledger)
-        if newest > self._context.generation:
-            raise ConflictError(
-                f"checkpoint: attempt {newest} of this run has begun; attempt {self._context.generation} "
-                "may not write any more. This process ends."
-            )
 
 
 def headline(metrics: dict[str, float]) -> str:
@@ -270,10 +287,3 @@ def _finish(context: Context, state: State, total: int) -> int:
     )
     context.progress.update("trained", state.step, total, unit="steps")
     return 0
-
-
-def _gpus(context: Context) -> int:
-    if context.plan is None:
-        return 0
-    role = context.plan.role(context.role)
-    return role.nodes * role.gpus_per_node

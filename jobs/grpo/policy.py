@@ -14,12 +14,10 @@ from torch import Tensor
 
 from jobs import vlm
 from jobs.grpo import algo
+from jobs.grpo.checkpoint import MODEL_FOLDER, OPTIMIZER_FILE
 from jobs.grpo.engine import device, tempered_log_softmax
 from jobs.grpo.rollout import TrainingRow
 from jobs.grpo.settings import Settings
-
-MODEL_FOLDER = "model"
-OPTIMIZER_FILE = "optimizer.safetensors"
 
 
 class WeightsDiffer(RuntimeError):

@@ -11,8 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from jobs.data import Example
 from jobs.grpo.collector import Group
 from orchestrator.files import PRIVATE_FILE, private_folder
@@ -29,6 +27,8 @@ class Records:
     def __init__(
         self, run: RunDirectory, *, step: int, metrics_bytes: int, rollouts_bytes: int, log_rollouts: bool
     ) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # with torch, seconds, which pass while Ray starts
+
         self._run = run
         self._log_rollouts = log_rollouts
         self._saved_images: set[str] = set()

@@ -123,6 +123,8 @@ class Settings(Section):
     """Saving."""
     ray: bool = True
     """Engine and policy as Ray actors. False keeps all in one process, for debugging."""
+    ray_start_timeout_s: float = Field(120, gt=0)
+    """Longest wait until Ray runs on all nodes of the role."""
     log_rollouts: bool = True
     """Write every response with its rewards to rollouts.jsonl, and each image once to images/."""
 

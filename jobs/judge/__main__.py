@@ -12,13 +12,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jobs import entry
+from jobs.fence import Fence
+from jobs.judge.front import Front
 from jobs.judge.readiness import Probe
-from jobs.judge.server import HOST, Server, build
+from jobs.judge.server import Server, build
 from jobs.judge.settings import Settings, lost_model
+from jobs.local_folder import LocalFolder
 from orchestrator import processes, rendezvous
 from orchestrator.errors import InputError, OrchestratorError, RunFailed
 from orchestrator.rendezvous import Endpoint
@@ -31,6 +34,25 @@ CHECK_EVERY_S = 5.0
 HUNG_S = 60.0
 """A server that has not said for so long that it is healthy is ended, and with it this role."""
 TICK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Serving:
+    """One start of a server with its front.
+
+    Attributes:
+        server: How the server was started.
+        front: The door to it.
+        broken: Why the front ended, if it did.
+        key_file: The key that clients present to the front.
+        nonce: Drawn for this start.
+    """
+
+    server: Server
+    front: Front
+    broken: list[BaseException]
+    key_file: Path
+    nonce: str
 
 
 def main() -> int:
@@ -52,16 +74,37 @@ def serve(context: entry.Context, settings: Settings, stopped: Callable[[], bool
         RunFailed: The server ended, did not answer in time, or hangs.
     """
     key_file = rendezvous.api_key(context.run, f"{context.role}-backend")
-    nonce = secrets.token_hex(8)
-    server = build(settings, port=_free_port(), nonce=nonce, key=rendezvous.read_key(key_file), base=os.environ)
-    endpoint = _endpoint(context, server, key_file, nonce)
-    probe = Probe(server=server, key=rendezvous.read_key(key_file))
+    key, nonce = rendezvous.read_key(key_file), secrets.token_hex(8)
+    replica = os.environ.get("ORCH_REPLICA", "0")
+    folder = LocalFolder(context.run.role(context.role), f"judge-{replica}")
+    try:
+        server = build(settings, folder=folder.path, nonce=nonce, key=key, base=os.environ)
+        broken: list[BaseException] = []
+        front = Front(server, key=key, host=rendezvous.own_address(), failed=broken.append)
+        try:
+            return _serve(context, settings, Serving(server, front, broken, key_file, nonce), stopped)
+        finally:
+            front.close()
+    finally:
+        folder.close()
+
+
+def _serve(context: entry.Context, settings: Settings, serving: Serving, stopped: Callable[[], bool]) -> int:
+    server = serving.server
+    endpoint = _endpoint(context, serving)
+    probe = Probe(
+        host=rendezvous.own_address(),
+        port=serving.front.port,
+        model=server.model,
+        lists_models=server.lists_models,
+        key=rendezvous.read_key(serving.key_file),
+    )
     process = _start(server)
     try:
-        if _wait_until_ready(context, settings, server, probe, process, stopped):
-            _keep_published(context, endpoint, probe, process, stopped)
+        if _wait_until_ready(context, settings, serving, probe, process, stopped):
+            _keep_published(context, endpoint, serving, probe, process, stopped)
     finally:
-        rendezvous.withdraw(context.run, endpoint.name, nonce)
+        rendezvous.withdraw(context.run, endpoint.name, serving.nonce)
         _end(process, _role(context, "drain_s", DRAIN_S))
     return 0
 
@@ -69,17 +112,17 @@ def serve(context: entry.Context, settings: Settings, stopped: Callable[[], bool
 def _wait_until_ready(
     context: entry.Context,
     settings: Settings,
-    server: Server,
+    serving: Serving,
     probe: Probe,
     process: subprocess.Popen[bytes],
     stopped: Callable[[], bool],
 ) -> bool:
     """Return True once the server has answered; False if we are told to stop before."""
     limit_s = _role(context, "start_timeout_s", START_TIMEOUT_S)
-    began = time.monotonic()
+    server, began = serving.server, time.monotonic()
     while not stopped():
         waited_s = time.monotonic() - began
-        _raise_if_ended(process, server)
+        _raise_if_ended(process, serving)
         if waited_s > limit_s:
             raise RunFailed(f"{settings.model}: {server.engine} has not answered within {limit_s:g} s.")
         shown = f"{Path(settings.model).name} with {server.engine}"
@@ -94,33 +137,40 @@ def _wait_until_ready(
 def _keep_published(
     context: entry.Context,
     endpoint: Endpoint,
+    serving: Serving,
     probe: Probe,
     process: subprocess.Popen[bytes],
     stopped: Callable[[], bool],
 ) -> None:
-    """Renew the endpoint's lease as long as the server says that it is healthy."""
+    """Renew the endpoint's lease as long as the server says that it is healthy.
+
+    Raises:
+        ConflictError: A newer attempt of the run has begun.
+    """
+    fence = Fence(context.run.ledger, context.generation)
     healthy_at = time.monotonic()
     checked_at = float("-inf")
     while not stopped():
-        _raise_if_ended(process, probe.server)
+        _raise_if_ended(process, serving)
         if time.monotonic() - checked_at >= CHECK_EVERY_S:
             checked_at = time.monotonic()
+            fence.check()
             if probe.healthy():
                 healthy_at = time.monotonic()
                 rendezvous.publish(context.run, _leased(endpoint))
         if time.monotonic() - healthy_at > HUNG_S:
-            raise RunFailed(f"The {probe.server.engine} server has not been healthy for {HUNG_S:g} s.")
+            raise RunFailed(f"The {serving.server.engine} server has not been healthy for {HUNG_S:g} s.")
         time.sleep(TICK_S)
 
 
-def _endpoint(context: entry.Context, server: Server, key_file: Path, nonce: str) -> Endpoint:
+def _endpoint(context: entry.Context, serving: Serving) -> Endpoint:
     return Endpoint(
         name=f"{context.role}-{os.environ.get('ORCH_REPLICA', '0')}",
-        url=f"http://{HOST}:{server.port}/v1",
-        model=server.model,
-        api_key_file=str(key_file),
+        url=f"http://{rendezvous.own_address()}:{serving.front.port}/v1",
+        model=serving.server.model,
+        api_key_file=str(serving.key_file),
         generation=context.generation,
-        nonce=nonce,
+        nonce=serving.nonce,
         pid=os.getpid(),
         host=socket.gethostname(),
         lease_until=0.0,
@@ -143,11 +193,13 @@ def _start(server: Server) -> subprocess.Popen[bytes]:
     )
 
 
-def _raise_if_ended(process: subprocess.Popen[bytes], server: Server) -> None:
+def _raise_if_ended(process: subprocess.Popen[bytes], serving: Serving) -> None:
+    if serving.broken:
+        raise RunFailed(f"The front ended: {serving.broken[0]!r}.")
     code = process.poll()
     if code is not None:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        raise RunFailed(f"The {server.engine} server ended {how}. Its own last words are above.")
+        raise RunFailed(f"The {serving.server.engine} server ended {how}. Its own last words are above.")
 
 
 def _end(process: subprocess.Popen[bytes], drain_s: float) -> None:
@@ -165,12 +217,6 @@ def _end(process: subprocess.Popen[bytes], drain_s: float) -> None:
 def _role(context: entry.Context, field: str, otherwise: float) -> float:
     """Return a number of the plan's role; ``otherwise`` for a job started by hand."""
     return float(getattr(context.plan.role(context.role), field)) if context.plan else otherwise
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether a server answers: asked with the key and the model's name that its clients will use.
+"""Whether a server answers: asked as its clients will, through the front, with their key and model name.
 
 A port that accepts connections says nothing: the kernel accepts for a stopped process too, and
 another user's server may have taken the port.
@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.judge.server import HOST, Server
 from orchestrator.errors import OrchestratorError
 
 SHORT_S = 10.0
@@ -26,9 +25,20 @@ class WrongServer(OrchestratorError):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Asks one server."""
+    """Asks one server.
 
-    server: Server
+    Attributes:
+        host: Where the front listens.
+        port: Likewise.
+        model: The model's name in requests.
+        lists_models: Whether ``/v1/models`` tells what is served.
+        key: What clients present.
+    """
+
+    host: str
+    port: int
+    model: str
+    lists_models: bool
     key: str
 
     def healthy(self, timeout_s: float = SHORT_S) -> bool:
@@ -50,31 +60,31 @@ class Probe:
             return False
         if status != 200 or not _has_a_choice(body):
             raise WrongServer(
-                f"127.0.0.1:{self.server.port}: the first chat completion was answered with status {status}: "
+                f"{self.host}:{self.port}: the first chat completion was answered with status {status}: "
                 f"{body[:SHOWN]!r}. The model may lack a chat template."
             )
         return True
 
     def _lists_our_model(self) -> bool:
-        if not self.server.lists_models:
+        if not self.lists_models:
             return self.healthy()
         status, body = self._ask("GET", "/v1/models", None, SHORT_S)
         if status is None or status == 503:
             return False
-        if status != 200 or self.server.model not in body:
+        if status != 200 or self.model not in body:
             raise WrongServer(
-                f"127.0.0.1:{self.server.port}: /v1/models answers with status {status} and does not list "
-                f"{self.server.model!r}. Another program has taken the port; a restart takes a new one."
+                f"{self.host}:{self.port}: /v1/models answers with status {status} and does not list "
+                f"{self.model!r}. Another program has taken the server's port; a restart takes a new one."
             )
         return True
 
     def _smallest_request(self) -> dict[str, Any]:
         messages = [{"role": "user", "content": "Say yes."}]
-        return {"model": self.server.model, "messages": messages, "max_tokens": 1, "temperature": 0}
+        return {"model": self.model, "messages": messages, "max_tokens": 1, "temperature": 0}
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None, timeout_s: float) -> tuple[int | None, str]:
         """Return status and text of the answer; a status of None means that there was none."""
-        connection = http.client.HTTPConnection(HOST, self.server.port, timeout=timeout_s)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         headers = {"Authorization": f"Bearer {self.key}", "Content-Type": "application/json"}
         try:
             connection.request(method, path, None if body is None else json.dumps(body), headers)

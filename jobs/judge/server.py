@@ -1,14 +1,15 @@
 """The command line and environment of a judge's server: pure functions of its settings.
 
-Two servers are known. vLLM checks a key, which it gets by its environment because everybody can
-read a command line, and answers 404 to another model's name, so that we can give every start a
-name of its own. ``transformers serve`` (4 s to start, 0.5 GB) checks no key at all: whoever can reach its
-port can use it, so it listens on this machine only and the gateway's key is its whole protection;
-and it answers to nothing but its model's own id.
+Two servers are known, and neither is ever reached but through ``jobs.judge.front``. vLLM asks for its
+key on some paths only, so it listens on a unix socket in a folder of ours; it answers 404 to another
+model's name, so that we can give every start a name of its own. ``transformers serve`` (4 s to
+start, 0.5 GB) checks no key at all and knows no unix sockets: it listens on a port of the loopback, which
+other users of the node can reach; and it answers to nothing but its model's own id.
 """
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +28,8 @@ class Server:
         engine: ``"vllm"`` or ``"transformers"``.
         argv: Its command line. Holds no secret.
         environment: Its environment. Holds the key.
-        port: Where it will listen on ``HOST``.
+        uds: The unix socket where it will listen; empty if it listens on ``port`` of ``HOST``.
+        port: 0 if it listens on ``uds``.
         model: The model's name in requests.
         lists_models: Whether ``/v1/models`` tells what is served.
     """
@@ -35,33 +37,40 @@ class Server:
     engine: str
     argv: list[str]
     environment: dict[str, str]
+    uds: str
     port: int
     model: str
     lists_models: bool
 
 
-def build(settings: Settings, *, port: int, nonce: str, key: str, base: Mapping[str, str]) -> Server:
+def build(settings: Settings, *, folder: Path, nonce: str, key: str, base: Mapping[str, str]) -> Server:
     """Return the server that ``settings`` ask for.
 
     Args:
         settings: The judge's.
-        port: A free port.
+        folder: A private folder on this node's disk, for the server's socket.
         nonce: Drawn for this start.
         key: What the server is to ask its clients for.
         base: The environment to start from.
     """
     if chosen_engine(settings) == "vllm":
-        return _vllm(settings, port, f"judge-{nonce}", dict(base) | _offline(settings) | {"VLLM_API_KEY": key})
-    return _transformers(settings, port, dict(base) | _offline(settings))
+        uds = str(folder / "vllm.sock")
+        return _vllm(settings, uds, f"judge-{nonce}", dict(base) | _offline(settings) | {"VLLM_API_KEY": key})
+    return _transformers(settings, _free_port(), dict(base) | _offline(settings))
 
 
-def _vllm(settings: Settings, port: int, name: str, environment: dict[str, str]) -> Server:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def _vllm(settings: Settings, uds: str, name: str, environment: dict[str, str]) -> Server:
     cpu = is_cpu_build()
     options = {
         "model": settings.model,
         "served-model-name": name,
-        "host": HOST,
-        "port": str(port),
+        "uds": uds,
         "dtype": _dtype(settings, cpu=cpu),
         "tensor-parallel-size": str(settings.tensor_parallel),
     }
@@ -93,7 +102,8 @@ def _vllm(settings: Settings, port: int, name: str, environment: dict[str, str])
         engine="vllm",
         argv=argv,
         environment=tuning | private | environment,
-        port=port,
+        uds=uds,
+        port=0,
         model=name,
         lists_models=True,
     )
@@ -139,6 +149,7 @@ def _transformers(settings: Settings, port: int, environment: dict[str, str]) ->
         engine="transformers",
         argv=argv,
         environment=environment,
+        uds="",
         port=port,
         model=settings.model,
         lists_models=False,

@@ -64,11 +64,9 @@ class Gateway:
         self._roles: dict[str, Role] = {role.name: role for role in services}
         self._keys = {role.name: rendezvous.api_key(run, role.name) for role in services}
         self._accepted = {name: f"Bearer {rendezvous.read_key(path)}".encode() for name, path in self._keys.items()}
-        self._sent = {
-            role.name: f"Bearer {rendezvous.read_key(rendezvous.api_key(run, f'{role.name}-backend'))}"
-            for role in services
+        self._pools = {
+            role.name: Pool(run, role.name, role.replicas, generation, health=health_path(role)) for role in services
         }
-        self._pools = {role.name: Pool(run, role.name, role.replicas, generation) for role in services}
         self._session: aiohttp.ClientSession | None = None
         self._published: set[str] = set()
 
@@ -173,9 +171,9 @@ class Gateway:
         assert self._session is not None
         async with self._session.request(
             method,
-            replica.root + path,
+            replica.root + (health_path(self._roles[role]) if path == "/health" else path),
             json=None if body is None else body | {"model": replica.endpoint.model},
-            headers={"Authorization": self._sent[role]},
+            headers=replica.headers,
             allow_redirects=False,
         ) as response:
             content = await response.read()
@@ -249,6 +247,11 @@ class Gateway:
         )
 
 
+def health_path(role: Role) -> str:
+    """Return where a service says that it lives: every OpenAI API lists models, only our servers have more."""
+    return "/v1/models" if role.url else "/health"
+
+
 def problem(status: int, message: str, *, retry_after_s: int | None = None) -> web.Response:
     """Return an error in the form of the OpenAI API."""
     headers = {} if retry_after_s is None else {"Retry-After": str(retry_after_s)}
@@ -270,9 +273,9 @@ async def serve(run: RunDirectory, generation: int, listener: socket.socket, que
     address = f"http://{host if host != '0.0.0.0' else socket.gethostname()}:{port}"
     gateway = Gateway(run, plan.load(run.plan), generation, address, queue_limit)
     # Cancelled handlers give up their place when a client has gone away.
-    runner = web.AppRunner(gateway.application(), handler_cancellation=True, access_log=None)
+    runner = web.AppRunner(gateway.application(), handler_cancellation=True, access_log=None, shutdown_timeout=2.0)
     await runner.setup()
-    site = web.SockSite(runner, listener, shutdown_timeout=2.0, backlog=1024)
+    site = web.SockSite(runner, listener, backlog=1024)
     await site.start()
     print(f"listening on {address}", file=sys.stderr, flush=True)
     ended = asyncio.Event()

@@ -16,6 +16,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from orchestrator import processes
 
@@ -60,20 +61,34 @@ def start(command: list[str], report_fd: int | None) -> int:
     return child
 
 
-def watch(child: int, drain_s: float) -> int:
+def watch(
+    child: int,
+    drain_s: float,
+    heard: Callable[[int], None] = lambda _number: None,
+    must_end: Callable[[], bool] = lambda: False,
+) -> int:
     """Wait for the child, passing on requests to stop, and return its wait status.
 
     The first request starts the clock of ``drain_s``; when it has run out everything is killed.
+
+    Args:
+        child: The pid to wait for.
+        drain_s: How long it may take to stop.
+        heard: Told of every request to stop.
+        must_end: Asked about once a second; the child is killed as soon as it says so.
     """
     killed_at = float("inf")
     while True:
-        heard = signal.sigtimedwait(HEARD, min(1.0, max(0.0, killed_at - time.monotonic())))
+        got = signal.sigtimedwait(HEARD, min(1.0, max(0.0, killed_at - time.monotonic())))
         status = reap(child)
         if status is not None:
             return status
-        if heard is not None and heard.si_signo in STOP:
-            os.kill(child, heard.si_signo)
+        if got is not None and got.si_signo in STOP:
+            heard(got.si_signo)
+            os.kill(child, got.si_signo)
             killed_at = min(killed_at, time.monotonic() + drain_s)
+        if must_end():
+            killed_at = min(killed_at, time.monotonic())
         if time.monotonic() >= killed_at:
             processes.kill(processes.descendants(os.getpid()))
             killed_at = time.monotonic() + 1.0  # Again, should one have forked in between.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from dataclasses import dataclass, field
 
@@ -30,6 +28,7 @@ class Member:
         restarts: How often it has been started again in this attempt.
         fruitless: How many of the newest restarts brought no new checkpoint.
         served_at: Monotonic time at which it was last seen serving; None before it first was.
+        listened_at: Monotonic time at which it was last asked what it says of itself.
         checkpoints: The committed checkpoints at its newest start.
         failure: Why it is being ended, if the supervisor decided that it has failed.
     """
@@ -45,6 +44,7 @@ class Member:
     restarts: int = 0
     fruitless: int = 0
     served_at: float | None = None
+    listened_at: float = 0.0
     checkpoints: frozenset[str] = field(default_factory=frozenset)
     failure: str = ""
     stop_by: float = float("inf")
@@ -65,22 +65,18 @@ class Member:
         self.stop_by, self.checkpoints = float("inf"), checkpoints
 
     def ask_to_stop(self) -> None:
-        """Send SIGTERM through the guard, once; the guard kills when ``drain_s`` is over."""
+        """Ask it to end, once; the guard kills when ``drain_s`` is over."""
         if self.phase is Phase.RUNNING:
             self.phase = Phase.STOPPING
             self.stop_by = time.monotonic() + self.drain_s + OVERDUE_S
-            self._signal(signal.SIGTERM)
+            assert self.started is not None
+            self.started.ask_to_stop()
 
     def kill_if_overdue(self) -> None:
         """Kill a guard that did not keep its promise; what it guarded falls to the supervisor."""
-        if self.phase is Phase.STOPPING and time.monotonic() > self.stop_by:
-            self._signal(signal.SIGKILL)
+        if self.phase is Phase.STOPPING and self.started is not None and time.monotonic() > self.stop_by:
+            self.started.kill()
 
     def exit_code(self) -> int | None:
         """Return how the process ended, negative for a signal; None while it runs."""
-        return self.started.guard.poll() if self.running and self.started else None
-
-    def _signal(self, number: int) -> None:
-        assert self.started is not None
-        if self.started.guard.poll() is None:
-            os.kill(self.started.guard.pid, number)
+        return self.started.exit_code() if self.running and self.started else None

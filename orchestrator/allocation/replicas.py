@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -24,12 +25,14 @@ class Replica:
 
     Attributes:
         endpoint: What it published; the nonce in there tells this start from the next.
+        headers: What goes with every request to it: its key.
         open: Requests it has not answered yet.
         up: Whether its newest health check was good and no request has failed since.
         gone: Set when it no longer is the published one, or hangs: its requests are taken back.
     """
 
     endpoint: Endpoint
+    headers: dict[str, str]
     open: int = 0
     up: bool = False
     checked_at: float = float("-inf")
@@ -44,15 +47,23 @@ class Replica:
 class Pool:
     """All replicas of one service, and the requests that wait for one.
 
+    Args:
+        run: The run.
+        role: The service.
+        replicas: How many it has.
+        generation: Only what this attempt published is used.
+        health: The path that a live server answers with 200.
+
     Attributes:
         waiting: Requests that wait for a replica.
         retried: How often a request was sent again.
     """
 
-    def __init__(self, run: RunDirectory, role: str, replicas: int, generation: int) -> None:
+    def __init__(self, run: RunDirectory, role: str, replicas: int, generation: int, health: str = "/health") -> None:
         self._run = run
         self._names = [f"{role}-{i}" for i in range(replicas)]
         self._generation = generation
+        self._health = health
         self._replicas: dict[str, Replica] = {}
         self._checks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
@@ -119,12 +130,16 @@ class Pool:
             del self._replicas[name]
             known = None
         if known is None and endpoint is not None:
-            self._replicas[name] = Replica(endpoint=endpoint)
+            try:
+                self._replicas[name] = Replica(endpoint=endpoint, headers=authorization(endpoint))
+            except OSError as error:  # Of a service elsewhere: its key is the user's file and may be gone.
+                print(f"warning: {name} is not used: {error}.", file=sys.stderr, flush=True)
 
     async def _check(self, replica: Replica, session: aiohttp.ClientSession) -> None:
         timeout = aiohttp.ClientTimeout(total=CHECK_TIMEOUT_S)
         try:
-            async with session.get(f"{replica.root}/health", timeout=timeout, allow_redirects=False) as response:
+            url = f"{replica.root}{self._health}"
+            async with session.get(url, headers=replica.headers, timeout=timeout, allow_redirects=False) as response:
                 good = response.status == 200
         except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
             self._take_back(replica, hung=isinstance(error, TimeoutError))
@@ -139,3 +154,10 @@ class Pool:
         if hung:
             replica.gone.set()
             replica.gone = asyncio.Event()
+
+
+def authorization(endpoint: Endpoint) -> dict[str, str]:
+    """Return the header with the endpoint's key; none for a server that asks for no key."""
+    if not endpoint.api_key_file:
+        return {}
+    return {"Authorization": f"Bearer {rendezvous.read_key(endpoint.api_key_file)}"}

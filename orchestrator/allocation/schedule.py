@@ -115,5 +115,6 @@ def after_failure(role: Role, limits: Restarts, *, code: int, restarts: int, fru
         )
     if restarts >= role.restarts:
         return GiveUp(state="FAILED", cause=f"Role {role.name} failed and its {role.restarts} restart(s) are used up.")
-    pause_s = min(role.backoff_s * 2**restarts, LONGEST_BACKOFF_S)
+    # The first restart is immediate: most failures are single, and every second of a judge's absence is waited for.
+    pause_s = min(role.backoff_s * 2 ** (restarts - 1), LONGEST_BACKOFF_S) if restarts else 0.0
     return Again(in_s=pause_s, restart=restarts + 1, of=role.restarts)

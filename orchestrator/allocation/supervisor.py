@@ -16,65 +16,80 @@ import signal
 import socket
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from orchestrator import control, plan, processes, rendezvous
-from orchestrator.allocation import fence, final_report, launch, schedule, sweep
-from orchestrator.allocation.diagnosis import Watch, end_of_process
+from orchestrator import control, plan, processes, rendezvous, submission_environment
+from orchestrator.allocation import (
+    batch_job,
+    fence,
+    final_report,
+    history,
+    launch,
+    lost_attempts,
+    schedule,
+    step,
+    sweep,
+)
+from orchestrator.allocation.batch_job import BatchJob
+from orchestrator.allocation.crew import Crew, Listener
+from orchestrator.allocation.diagnosis import Watch
+from orchestrator.allocation.ending import Ending
 from orchestrator.allocation.gateway_process import GatewayProcess
-from orchestrator.allocation.member import Member
 from orchestrator.allocation.schedule import Phase
-from orchestrator.errors import ConflictError, OrchestratorError
+from orchestrator.errors import ConflictError, NotFound, OrchestratorError
 from orchestrator.files import read_json
 from orchestrator.ledger import Ledger, newest_generation, read
 from orchestrator.plan import Role
 from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
 
+if TYPE_CHECKING:
+    from orchestrator.allocation.chain import Chain
+
+HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 TICK_S = 0.1
-LOOK_EVERY_S = 1.0
 OWN_EVERY_S = 5.0
-DRAINED = 75
-SILENT_S = 60.0
-"""A service that has served and then has had no live endpoint for so long hangs, and is restarted."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ending:
-    """In which state the attempt is to end, and why."""
-
-    state: str
-    cause: str
+DRAIN_MARGIN_S = 30.0
+"""Slurm looks for jobs at their time limit every 30 s, and may be early by as much."""
+SETTLE_S = 3 * step.LOOK_EVERY_S
+"""Tasks of an attempt that lives on a cut-off node notice within this time that a newer one exists."""
 
 
 class Supervisor:
     """Runs one attempt of one plan; ``run`` returns the exit code."""
 
-    def __init__(self, run: RunDirectory, generation: int) -> None:
+    def __init__(self, run: RunDirectory, generation: int, job: BatchJob | None = None) -> None:
         self.run_directory = run
         self.generation = generation
         self.plan = plan.load(run.plan)
+        self.job = job
         self.ledger = Ledger(run.ledger, generation)
         self.progress = Progress(run.progress, "run")
         self.watch = Watch(run.attempt(generation))
-        self.members = [self._member(role, i) for role in self.plan.roles for i in range(role.replicas)]
-        self.gateway = GatewayProcess(run, generation, self.ledger) if self._has_services() else None
+        self.chain = self._chain(job) if job else None
+        self.crew = self._crew()
+        address = job.address if job else rendezvous.LOOPBACK
+        self.gateway = GatewayProcess(run, generation, self.ledger, address) if self._has_services() else None
         self.ending: Ending | None = None
         self._signals: list[int] = []
-        self._started: list[Member] = []
         self._began = time.monotonic()
-        self._looked = self._owned = 0.0
+        self._owned = 0.0
 
     def run(self) -> int:
         """Supervise until all is done or drained, and return the run's exit code."""
         self._listen()
         processes.adopt_orphans()
-        self.ledger.append("attempt_started", attempt=self.generation, pid=os.getpid(), host=socket.gethostname())
-        self._sweep()
+        self._say_hello()
+        if self.chain is None:
+            self._sweep()
+        else:
+            self.chain.adopt()
+            self._check_history()
         self._make_keys()
-        self._remember_successes()
+        self.crew.remember_successes()
         while not self._over():
             self._tick()
             time.sleep(TICK_S)
@@ -83,15 +98,16 @@ class Supervisor:
     # What the loop does.
 
     def _tick(self) -> None:
+        if self.chain is not None and (self.ending is None or self.ending.state == "DRAINED"):
+            self.chain.keep()
         self._look()
         self._check_drain_requests()
-        for member in self.members:
-            self._collect(member)
-        view = self._view()
+        self.crew.collect()
+        view = self.crew.view()
         if self.ending is None:
-            self._start_what_may(view)
+            self.crew.start_what_may(view)
             for name in schedule.to_stop(self.plan, view):
-                self._stop_role(name)
+                self.crew.stop(name)
         else:
             self._drain()
         if self.gateway is not None:
@@ -99,133 +115,59 @@ class Supervisor:
         self._say(view)
 
     def _over(self) -> bool:
-        anyone = any(member.running for member in self.members) or (self.gateway is not None and self.gateway.running)
+        anyone = self.crew.running or (self.gateway is not None and self.gateway.running)
         if self.ending is not None:
             return not anyone
-        if schedule.finished(self.plan, self._view()):
+        if schedule.finished(self.plan, self.crew.view()):
             self.ending = Ending(state="SUCCEEDED", cause="")
         return False
 
-    def _start_what_may(self, view: schedule.View) -> None:
-        now = time.monotonic()
-        for member in self.members:
-            role = self.plan.role(member.role)
-            due = member.phase is Phase.WAITING and now >= member.not_before
-            if due and schedule.may_start(self.plan, role, view):
-                self._start(member, role)
+    def _gave_up(self, given_up: schedule.GiveUp, cause: str, code: int) -> None:
+        self._request_drain("failure", self._next_rung(given_up, f"{given_up.cause} Last: {cause}", code))
 
-    def _start(self, member: Member, role: Role) -> None:
-        env = launch.environment(
-            os.environ, self.run_directory, role, replica=member.replica, generation=self.generation
-        )
-        log = self.run_directory.attempt(self.generation) / member.log
-        try:
-            started = launch.start(launch.command(self.run_directory, role), env, log, drain_s=role.drain_s)
-        except OSError as error:
-            self.watch.note(role.name, f"cannot be started: {error}.")
-            self._after_failure(member, role, 1, f"cannot be started: {error}")
-            return
-        member.begin(started, self._checkpoints())
-        self._started = [other for other in self._started if other is not member] + [member]
+    def _next_rung(self, given_up: schedule.GiveUp, cause: str, code: int) -> Ending:
+        """Return how the attempt is to end now that restarts in place have not helped.
+
+        In a Slurm job the next rung of the ladder is another job, on other nodes if these are to blame,
+        as long as the run's budgets last. Wrong input is wrong everywhere.
+        """
+        final = Ending(state=given_up.state, cause=cause, kind="crash")
+        if self.chain is None or code == schedule.WRONG_INPUT:
+            return final
+        stop = history.verdict(self.plan.restarts, self._attempts(kind="crash"))
+        if stop is not None:
+            return Ending(state=stop.state, cause=f"{stop.cause} {cause}", kind="crash")
+        return Ending(state="DRAINED", cause=cause, kind="crash")
+
+    # Earlier attempts.
+
+    def _say_hello(self) -> None:
+        known = {} if self.job is None else {"job_id": self.job.id, "nodes": list(self.job.nodes.everyone)}
         self.ledger.append(
-            "role_started", role=role.name, replica=member.replica, pid=started.pid, start=round(started.start, 2)
+            "attempt_started", attempt=self.generation, pid=os.getpid(), host=socket.gethostname(), **known
         )
 
-    def _collect(self, member: Member) -> None:
-        """Take note of a process that has ended, or that must be ended because it does not serve."""
-        member.kill_if_overdue()
-        code = member.exit_code()
-        if code is not None:
-            self._ended(member, code)
-        elif member.phase is Phase.RUNNING and self.plan.role(member.role).kind == "service":
-            self._check_service(member)
-
-    def _ended(self, member: Member, code: int) -> None:
-        self._end_orphans()
-        role = self.plan.role(member.role)
-        if role.kind == "service":
-            self._remove_endpoint(member)
-        stopped = member.phase is Phase.STOPPING and not member.failure
-        success = role.kind == "batch" and code == 0
-        failed = not success and not stopped and self.ending is None and not (role.kind == "batch" and code == DRAINED)
-        if failed:
-            self.watch.ended(member.role, member.log, code)
-        cause = self._cause(member, code, success=success, stopped=stopped)
-        self.ledger.append("role_finished", role=role.name, replica=member.replica, exit_code=code, cause=cause)
-        member.phase = Phase.SUCCEEDED if success else Phase.STOPPED
-        if failed:
-            self._after_failure(member, role, code, cause)
-        elif role.kind == "batch" and code == DRAINED and not stopped:
-            self._request_drain(f"role {role.name}", Ending(state="DRAINED", cause=f"Role {role.name} drained."))
-
-    def _cause(self, member: Member, code: int, *, success: bool, stopped: bool) -> str:
-        if success:
-            return "done"
-        if code == DRAINED:
-            return "drained"
-        if stopped:
-            return "stopped" if code == 0 else f"stopped ({end_of_process(code)})"
-        said = self.watch.latest(member.role)
-        ended = member.failure or end_of_process(code)
-        return ended if not said or ended in said else f"{ended}: {said}"
-
-    def _after_failure(self, member: Member, role: Role, code: int, cause: str) -> None:
-        if self._checkpoints() - member.checkpoints:
-            member.fruitless = 0
-        elif member.restarts and role.kind == "batch":
-            member.fruitless += 1
-        step = schedule.after_failure(
-            role, self.plan.restarts, code=code, restarts=member.restarts, fruitless=member.fruitless
-        )
-        if isinstance(step, schedule.GiveUp):
-            self._request_drain("failure", Ending(state=step.state, cause=f"{step.cause} Last: {cause}"))
+    def _check_history(self) -> None:
+        """Find out how attempts ended that could not say so, and whether there may be one more."""
+        for attempt in self._attempts()[:-1]:
+            if not attempt.ended and attempt.kind == history.UNKNOWN and attempt.job:
+                kind, cause = lost_attempts.ask(attempt.job)
+                self.ledger.append("attempt_lost", attempt=attempt.number, kind=kind, job_id=attempt.job, cause=cause)
+        earlier = self._attempts()[:-1]
+        if earlier and earlier[-1].kind == "cancelled" and not earlier[-1].ended:
+            cause = f"Job {earlier[-1].job} was cancelled with scancel."
+            self._request_drain("scancel", Ending(state="CANCELLED", cause=cause, kind="cancelled"))
             return
-        member.phase = Phase.WAITING
-        member.restarts = step.restart
-        member.not_before = time.monotonic() + step.in_s
-        self.ledger.append(
-            "role_restarting",
-            role=role.name,
-            replica=member.replica,
-            in_s=step.in_s,
-            restart=step.restart,
-            of=step.of,
-            cause=cause,
-        )
+        stop = history.verdict(self.plan.restarts, earlier)
+        if stop is not None:
+            self._request_drain("budget", Ending(state=stop.state, cause=stop.cause, kind="crash"))
+
+    def _attempts(self, kind: str = "") -> list[history.Attempt]:
+        """Return all attempts, the last one this; ``kind`` is how this one is about to end."""
+        found = history.attempts(read(self.run_directory.ledger))
+        return [*found[:-1], replace(found[-1], kind=kind)] if kind else found
 
     # Services and the gateway.
-
-    def _check_service(self, member: Member) -> None:
-        role = self.plan.role(member.role)
-        name = f"{member.role}-{member.replica}"
-        endpoint = rendezvous.lookup(self.run_directory, name, generation=self.generation)
-        now = time.monotonic()
-        if endpoint is not None:
-            if member.served_at is None:
-                self.ledger.append("service_ready", role=member.role, replica=member.replica, url=endpoint.url)
-                self.watch.forgive(member.role)
-            member.served_at = now
-        elif member.served_at is None and member.age_s > role.start_timeout_s:
-            self._fail(member, f"did not answer within {role.start_timeout_s:g} s")
-        elif member.served_at is not None and now - member.served_at > SILENT_S:
-            self._fail(member, f"has not answered for {SILENT_S:g} s")
-
-    def _fail(self, member: Member, why: str) -> None:
-        member.ask_to_stop()
-        member.failure = why
-        self.watch.note(member.role, f"{why}.")
-
-    def _stop_role(self, name: str) -> None:
-        for member in self.members:
-            if member.role == name:
-                if member.phase is Phase.WAITING:
-                    member.phase = Phase.STOPPED
-                member.ask_to_stop()
-
-    def _remove_endpoint(self, member: Member) -> None:
-        """Nothing of the replica runs any more, so nobody else can be writing this file."""
-        name = f"{member.role}-{member.replica}.json"
-        (self.run_directory.endpoints / name).unlink(missing_ok=True)
 
     def _make_keys(self) -> None:
         """Make every key before anybody reads one, so that nobody reads half of it."""
@@ -239,18 +181,20 @@ class Supervisor:
 
     def _keep_gateway(self) -> None:
         assert self.gateway is not None
-        if self.ending is not None and not any(member.running for member in self.members):
+        if self.ending is not None and not self.crew.running:
             self.gateway.stop()
-        failure = self.gateway.keep(restart=self.ending is None or any(m.running for m in self.members))
+        failure = self.gateway.keep(restart=self.ending is None or self.crew.running)
         if failure and self.ending is None:
             self.watch.note("gateway", failure)
-            self._request_drain("failure", Ending(state="FAILED", cause=failure))
+            self._request_drain("failure", Ending(state="FAILED", cause=failure, kind="crash"))
 
     # Stopping.
 
     def _listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in HEARD:
             signal.signal(number, self._record)
+        # They are blocked since the start of a Slurm job, so that none came before somebody listened.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEARD)
 
     def _record(self, number: int, _frame: FrameType | None) -> None:
         self._signals.append(number)
@@ -259,41 +203,82 @@ class Supervisor:
         request = read_json(control.cancel_file(self.run_directory))
         if request is not None:
             by = str(request.get("by", "cancel"))
-            self._request_drain(by, Ending(state="CANCELLED", cause=f"Cancelled by {by}."))
+            self._request_drain(by, Ending(state="CANCELLED", cause=f"Cancelled by {by}.", kind="cancelled"))
         while self._signals:
             name = signal.Signals(self._signals.pop(0)).name
-            self._request_drain(name, Ending(state="DRAINED", cause=f"Asked to stop by {name}."))
-        if self.elapsed_s >= self.plan.time_limit_s:
+            self._asked_by_signal(name, f"Asked to stop by {name}.")
+        if self._time_is_up():
             limit = f"The time limit of {self.plan.time_limit_s} s is reached."
-            self._request_drain("time limit", Ending(state="DRAINED", cause=limit))
+            self._request_drain("time limit", Ending(state="DRAINED", cause=limit, kind="time_limit"))
+
+    def _asked_by_signal(self, by: str, cause: str) -> None:
+        """Drain; whether it is a preemption, the time limit or a person, Slurm is asked meanwhile."""
+        self._request_drain(by, Ending(state="DRAINED", cause=cause, kind="drained" if self.chain is None else ""))
+
+    def _time_is_up(self) -> bool:
+        """Whether it is time to drain: in a Slurm job early enough to have drained when Slurm kills."""
+        if self.job is None:
+            return self.elapsed_s >= self.plan.time_limit_s
+        longest_s = max(role.drain_s for role in self.plan.roles)
+        lead_s = min(longest_s + DRAIN_MARGIN_S, self.plan.time_limit_s / 4)
+        return time.time() >= self.job.ends_at - lead_s
 
     def _request_drain(self, by: str, ending: Ending) -> None:
         """Begin to drain, or, drained already by something weaker than a person, note the new reason."""
         if self.ending is None or (ending.state == "CANCELLED" and self.ending.state == "DRAINED"):
             self.ending = ending
+            self.crew.stopping = True
             self.ledger.append("drain_requested", by=by)
 
     def _drain(self) -> None:
-        """Stop batch roles, newest first, and then the services, which the last batch may still ask."""
-        alive = [member for member in reversed(self._started) if member.running]
-        batch = [member for member in alive if self.plan.role(member.role).kind == "batch"]
-        for member in batch or alive:
-            member.ask_to_stop()
+        assert self.ending is not None
+        if self.chain is not None and not self.ending.kind:
+            self.chain.ask_why()
+        self.crew.stop_next()
 
     def _finish(self) -> int:
         assert self.ending is not None
-        done = schedule.finished(self.plan, self._view())
-        ending = Ending(state="SUCCEEDED", cause="") if done else self.ending
+        done = schedule.finished(self.plan, self.crew.view())
+        ending = Ending(state="SUCCEEDED", cause="", kind="done") if done else self._understood(self.ending)
         if done:
             self._report()
+        if self.chain is not None:
+            self._leave_chain(ending)
         found = self.watch.earliest() if ending.state in ("FAILED", "CRASH_LOOP") else None
         diagnosis = str(found) if found else ""
-        self.ledger.append("run_finished", state=ending.state, cause=ending.cause, diagnosis=diagnosis)
+        self.ledger.append(
+            "run_finished", state=ending.state, kind=ending.kind, cause=ending.cause, diagnosis=diagnosis
+        )
+        control.disown(self.run_directory, self.generation)
         self.progress.update(ending.state.lower(), message=ending.cause)
         if ending.state != "SUCCEEDED":
             earliest = f"\nThe earliest error:\n{diagnosis}" if diagnosis else ""
             print(f"error: {ending.cause}{earliest}", file=sys.stderr, flush=True)
         return control.EXIT_CODES[ending.state]
+
+    def _understood(self, ending: Ending) -> Ending:
+        """Return the ending with its kind, by what Slurm has said of this job's end."""
+        if self.chain is None or self.job is None or ending.kind:
+            return ending
+        self.chain.ask_why()
+        kind, why = lost_attempts.kind_of_end(self.chain.ended_as, ends_in_s=self.job.ends_at - time.time())
+        state = "CANCELLED" if kind == "cancelled" else ending.state
+        return Ending(state=state, cause=f"{ending.cause} {why}".strip(), kind=kind)
+
+    def _leave_chain(self, ending: Ending) -> None:
+        """Leave the next job waiting, told what to avoid, or cancel it."""
+        assert self.chain is not None
+        if ending.kind == history.SUPERSEDED:
+            return  # The next job is not waiting any more, it is what has taken over.
+        events = read(self.run_directory.ledger)
+        earlier = self._attempts(kind=ending.kind)
+        failed = self.chain.settle(
+            keep=ending.state == "DRAINED",
+            avoid=history.blamed(events),
+            pause_s=history.pause_s(earlier, float(self.plan.profile.get("crash_pause_s", 60.0))),
+        )
+        if failed:
+            self.ledger.append("warning", what="Slurm", cause=failed)
 
     def _report(self) -> None:
         asked = control.cancel_file(self.run_directory)
@@ -305,45 +290,34 @@ class Supervisor:
 
     # What is known.
 
+    def _chain(self, job: BatchJob) -> Chain:
+        from orchestrator.allocation.chain import Chain  # brings submitit along, which a laptop's run can do without
+
+        return Chain(self.run_directory, self.plan, self.ledger, job.id)
+
+    def _crew(self) -> Crew:
+        listener = Listener(ended=self._end_orphans, drained=self._asked_by_signal, gave_up=self._gave_up)
+        return Crew(
+            self.run_directory,
+            self.plan,
+            self.plan.roles,
+            self.generation,
+            self._launcher(),
+            self.ledger,
+            self.watch,
+            listener,
+        )
+
+    def _launcher(self) -> launch.Launcher:
+        if self.job is None:
+            return launch.OnThisMachine(self.run_directory, self.generation)
+        from orchestrator.allocation.job_steps import InThisJob  # brings pydantic along
+
+        return InThisJob(self.run_directory, self.plan, self.generation, self.job)
+
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self._began
-
-    def _member(self, role: Role, replica: int) -> Member:
-        return Member(role=role.name, replica=replica, log=launch.log_name(role, replica), drain_s=role.drain_s)
-
-    def _view(self) -> schedule.View:
-        return schedule.View(phases={r.name: self._phase(r.name) for r in self.plan.roles}, ready=self._ready())
-
-    def _phase(self, role: str) -> Phase:
-        """Fold the replicas of a role: it runs if any does."""
-        phases = {member.phase for member in self.members if member.role == role}
-        order = (Phase.RUNNING, Phase.STOPPING, Phase.WAITING, Phase.STOPPED, Phase.SUCCEEDED)
-        return next(phase for phase in order if phase in phases)
-
-    def _ready(self) -> frozenset[str]:
-        services = [role.name for role in self.plan.roles if role.kind == "service"]
-        return frozenset(
-            name
-            for name in services
-            if rendezvous.lookup(self.run_directory, name, generation=self.generation) is not None
-        )
-
-    def _checkpoints(self) -> frozenset[str]:
-        """Return the committed checkpoints; those are the ones with a manifest."""
-        return frozenset(path.parent.name for path in self.run_directory.checkpoints.glob("[!.]*/MANIFEST.json"))
-
-    def _remember_successes(self) -> None:
-        """Take over batch roles that an earlier attempt has finished, if their outputs are still there."""
-        done = {
-            event.fields["role"]
-            for event in read(self.run_directory.ledger)
-            if event.event == "role_finished" and event.fields.get("exit_code") == 0
-        }
-        for member in self.members:
-            outputs = self.run_directory.outputs / f"{member.role}.json"
-            if self.plan.role(member.role).kind == "batch" and member.role in done and outputs.exists():
-                member.phase = Phase.SUCCEEDED
 
     def _sweep(self) -> None:
         stubborn = sweep.sweep(self.run_directory)
@@ -353,8 +327,9 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Kill what a killed guard left to us, and collect it."""
-        guards = {m.started.guard.pid for m in self.members if m.started is not None}
-        guards |= {self.gateway.guard_pid} if self.gateway is not None else set()
+        if self.chain is not None and self.chain.busy:
+            return  # What it runs is a child of ours as well. The next end of a role will do.
+        guards = self.crew.guards | ({self.gateway.guard_pid} if self.gateway is not None else set())
         me = os.getpid()
         for child in (process for process in processes.everyone() if process.parent == me):
             if child.pid not in guards:
@@ -363,34 +338,25 @@ class Supervisor:
                 os.waitpid(child.pid, os.WNOHANG)
 
     def _look(self) -> None:
-        """Once a second: read the logs. Every few seconds: renew the lease, look for a successor."""
+        """Every few seconds: renew the lease, look for a newer attempt."""
         now = time.monotonic()
-        if now - self._looked >= LOOK_EVERY_S:
-            self._looked = now
-            for member in self.members:
-                if member.running:
-                    self.watch.look(member.role, member.log)
-                    self._forgive_if_it_commits(member)
         if now - self._owned >= OWN_EVERY_S:
             self._owned = now
             self._renew()
             self._check_generation()
 
-    def _forgive_if_it_commits(self, member: Member) -> None:
-        """A trainer that commits again has recovered from whatever its log says."""
-        if self.plan.role(member.role).kind == "batch" and self._checkpoints() - member.checkpoints:
-            self.watch.forgive(member.role)
-
     def _renew(self) -> None:
         try:
-            control.own(self.run_directory, self.generation)
+            if newest_generation(self.run_directory.ledger) <= self.generation:
+                control.own(self.run_directory, self.generation, self.job.id if self.job else "")
         except OSError as error:  # A full disk must not end the run; on this host the lock is enough.
             print(f"warning: the lease was not renewed: {error}", file=sys.stderr, flush=True)
 
     def _check_generation(self) -> None:
         newest = newest_generation(self.run_directory.ledger)
         if newest > self.generation and self.ending is None:
-            self._request_drain(f"attempt {newest}", Ending(state="DRAINED", cause=f"Attempt {newest} has taken over."))
+            cause = f"Attempt {newest} has taken over."
+            self._request_drain(f"attempt {newest}", Ending(state="DRAINED", cause=cause, kind=history.SUPERSEDED))
 
     def _say(self, view: schedule.View) -> None:
         phase = "running" if self.ending is None else "stopping"
@@ -401,7 +367,7 @@ class Supervisor:
             print(f"warning: no progress could be written: {error}", file=sys.stderr, flush=True)
 
     def _said_of(self, role: Role, view: schedule.View) -> str:
-        member = next(member for member in self.members if member.role == role.name)
+        member = next(member for member in self.crew.members if member.role == role.name)
         phase = view.phases[role.name]
         waits_s = member.not_before - time.monotonic()
         if phase is Phase.WAITING and waits_s > 0:
@@ -422,33 +388,43 @@ def supervise(folder: str | Path) -> int:
     it, and a run that is supervised already is refused.
     """
     run = RunDirectory(Path(folder).absolute())
+    if not run.plan.is_file():
+        raise NotFound(f"--run-dir: {run.path} has no plan.json, so it is no run. Make one with 'orchestrator submit'.")
     if fence.succeeded(run):
         print(f"{run.name} has succeeded already; nothing to do.", file=sys.stderr)
         return 0
+    job = batch_job.here(plan.load(run.plan))
+    if job is not None:
+        submission_environment.restore(run, os.environ)
+        ended = fence.over(run, job.id)
+        if ended:
+            print(f"{run.name} has ended as {ended}; continue it with `resume`.", file=sys.stderr)
+            return 0
+        os.environ["ORCH_LEADER"] = job.address
+    before = control.newest_owner(run)
     try:
-        generation = fence.claim(run)
+        generation = fence.claim(run, job)
     except ConflictError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return error.exit_code
-    _write_to(run.attempt(generation) / "supervisor.log")
-    return Supervisor(run, generation).run()
-
-
-def _write_to(log: Path) -> None:
-    """Send all that this process prints to its log in the attempt's folder."""
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-        os.dup2(descriptor, stream.fileno())
-    os.close(descriptor)
+    launch.write_output_to(run.attempt(generation) / "supervisor.log")
+    if job is not None and before is not None and fence.lives(before):
+        print(f"The supervisor on {before.host} is cut off from Slurm; it gets {SETTLE_S:g} s to notice.", flush=True)
+        time.sleep(SETTLE_S)
+    return Supervisor(run, generation, job).run()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run ``supervise`` from the command line."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.allocation.supervisor")
     parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--submitit", action="store_true", help="in a job that 'submit' has queued")
     given = parser.parse_args(arguments)
     try:
+        if given.submitit:
+            from orchestrator.executors import slurm
+
+            return slurm.process(RunDirectory(given.run_dir.absolute()))
         return supervise(given.run_dir)
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -196,7 +196,8 @@ def test_a_dry_run_prints_json(orchestrator: Invoke, tmp_path: Path) -> None:
 
     shown = json.loads(out)
     assert shown["plan"]["name"] == "mine"
-    assert shown["script"].endswith("/runs/mine\n")
+    assert list(shown["scripts"]) == ["submit.sh"]
+    assert shown["scripts"]["submit.sh"].endswith("/runs/mine\n")
 
 
 def test_render_prints_the_script_and_nothing_else(orchestrator: Invoke, tmp_path: Path) -> None:
@@ -204,6 +205,81 @@ def test_render_prints_the_script_and_nothing_else(orchestrator: Invoke, tmp_pat
 
     assert (code, talk) == (0, "")
     assert out.startswith("#!/usr/bin/env bash\n")
+
+
+PAIR = """\
+name: a
+roles:
+  judge: {job: judge, gpus_per_node: 1, replicas: 2, with: {model: some/model}}
+  two: {job: command, needs: judge, with: {argv: [echo, again]}}
+"""
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the shipped example the profile that is used when none is named."""
+    monkeypatch.setenv("ORCH_CLUSTER", "example-slurm")
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("placement", ["auto", "pair"])
+def test_for_slurm_too_a_dry_run_prints_what_submit_writes(
+    orchestrator: Invoke, tmp_path: Path, root: Path, placement: str
+) -> None:
+    from orchestrator import inspection, submission
+
+    path, change = write(tmp_path, PAIR), f"placement={placement}"
+    code, out, _ = orchestrator("submit", path, change, "--dry-run")
+    assert (code, root.exists()) == (0, False)
+
+    checked = submission.check(path, [change], None, inspection.checkout())
+    run = submission.create(checked, inspection.checkout(), run_name=None, force_new=False)
+    written = ["plan.json", "submit.sbatch", *(["submit-judge.sbatch"] if placement == "pair" else [])]
+    assert out == "\n".join(f"# {run.path / name}\n{(run.path / name).read_text()}" for name in written)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_dry_run_says_in_words_what_runs_where_and_why(orchestrator: Invoke, tmp_path: Path) -> None:
+    _, _, talk = orchestrator("submit", write(tmp_path, PAIR), "two.slurm.qos=low", "--dry-run")
+
+    lines = [line for line in talk.splitlines() if not line.startswith("warning:")]
+    assert lines == [
+        "  two: 1 node with 0 GPUs, partition gpu, account my-project, qos low",
+        "    two: batch command, 0 GPUs, after judge",
+        "  judge: 2 nodes with 1 GPUs, partition gpu, account my-project",
+        "    judge: service judge, 2 x 1 GPUs",
+        "Placement: hetjob. two and judge need nodes of different kinds at the same time: qos low for two and none for "
+        "judge; gpus_per_node 0 for two and 1 for judge.",
+        "Dry run: nothing was written, nothing was started.",
+    ]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_service_elsewhere_is_shown_with_its_address(orchestrator: Invoke, tmp_path: Path) -> None:
+    _, out, talk = orchestrator("submit", write(tmp_path, PAIR), "judge.url=https://h:1/v1", "--dry-run")
+
+    assert "  judge: service at https://h:1/v1\n" in talk
+    assert "Placement: external." in talk
+    assert "hetjob" not in out
+
+
+@pytest.mark.usefixtures("cluster")
+def test_render_prints_a_script_that_sbatch_takes_as_it_is(orchestrator: Invoke, tmp_path: Path) -> None:
+    code, out, talk = orchestrator("render", write(tmp_path, PAIR))
+
+    assert (code, talk) == (0, "")
+    assert out.startswith("#!/bin/bash\n")
+    assert out.count("#SBATCH hetjob\n") == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_render_names_each_script_of_a_pair(orchestrator: Invoke, tmp_path: Path) -> None:
+    _, out, _ = orchestrator("render", write(tmp_path, PAIR), "placement=pair")
+
+    assert [line for line in out.splitlines() if line.startswith("# submit")] == [
+        "# submit.sbatch",
+        "# submit-judge.sbatch",
+    ]
 
 
 def test_a_run_directory_in_use_is_a_conflict(orchestrator: Invoke, tmp_path: Path, root: Path) -> None:

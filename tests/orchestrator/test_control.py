@@ -103,3 +103,121 @@ def test_a_run_that_has_ended_cannot_be_cancelled(run: RunDirectory) -> None:
     begin(run).append("run_finished", state="SUCCEEDED", cause="", diagnosis="")
     with pytest.raises(ConflictError, match="run is SUCCEEDED, so there is nothing to cancel"):
         control.cancel(run, "a test")
+
+
+def queued(run: RunDirectory, job: str | None = "11", attempt: int = 1) -> None:
+    """Pose as a submission to Slurm; without a job, as one that was interrupted."""
+    record = {"executor": "slurm", "comment": "orch:run:1", "attempt": attempt}
+    write_json(run.run, record if job is None else record | {"job_id": job})
+
+
+def elsewhere(run: RunDirectory, generation: int, job: str, *, alive: bool) -> None:
+    """Pose as the supervisor in a job on another node."""
+    control.own(run, generation, job)
+    lease_until = time.time() + (30 if alive else -1)
+    # Pid 1 lives on this machine too; it must not be asked about.
+    record = read_json(run.control / "supervisor.json") | {"host": "n7", "pid": 1, "lease_until": lease_until}
+    write_json(run.control / "supervisor.json", record)
+
+
+def attempt(run: RunDirectory, number: int, job: str, *, alive: bool = True) -> Ledger:
+    elsewhere(run, number, job, alive=alive)
+    ledger = Ledger(run.ledger, number)
+    ledger.append("attempt_started", attempt=number, pid=1, host="n7", job_id=job)
+    return ledger
+
+
+def test_a_job_in_the_queue_is_submitted(run: RunDirectory) -> None:
+    queued(run)
+
+    now = control.state(run)
+
+    assert (now.state, now.attempt, now.executor, now.job, now.pid) == ("SUBMITTED", 0, "slurm", "11", None)
+
+
+def test_an_interrupted_submission_is_submitted_with_an_unknown_job(run: RunDirectory) -> None:
+    queued(run, None)
+    assert (control.state(run).state, control.state(run).job) == ("SUBMITTED", "")
+
+
+def test_a_job_whose_supervisor_renews_its_lease_is_running(run: RunDirectory) -> None:
+    queued(run)
+    attempt(run, 1, "11").append("successor_queued", job_id="12", after="11")
+
+    now = control.state(run)
+
+    assert (now.state, now.job, now.host) == ("RUNNING", "11", "n7")
+
+
+def test_a_drained_attempt_with_a_job_behind_it_is_queued(run: RunDirectory) -> None:
+    queued(run)
+    ledger = attempt(run, 1, "11")
+    ledger.append("successor_queued", job_id="12", after="11")
+    ledger.append("run_finished", state="DRAINED", kind="preempted", cause="", diagnosis="")
+
+    now = control.state(run)
+
+    assert (now.state, now.job, now.ended) == ("QUEUED", "12", False)
+
+
+def test_a_lost_attempt_with_a_job_behind_it_is_queued(run: RunDirectory) -> None:
+    queued(run)
+    attempt(run, 1, "11", alive=False).append("successor_queued", job_id="12", after="11")
+    assert (control.state(run).state, control.state(run).job) == ("QUEUED", "12")
+
+
+def test_a_lost_attempt_with_nothing_behind_it_is_lost(run: RunDirectory) -> None:
+    queued(run)
+    attempt(run, 1, "11", alive=False)
+    assert (control.state(run).state, control.state(run).executor) == ("LOST", "slurm")
+
+
+def test_a_successor_that_has_begun_or_is_cancelled_is_not_waited_for(run: RunDirectory) -> None:
+    queued(run)
+    ledger = attempt(run, 1, "11")
+    ledger.append("successor_queued", job_id="12", after="11")
+    ledger.append("run_finished", state="DRAINED", kind="preempted", cause="", diagnosis="")
+    ledger = attempt(run, 2, "12")
+    assert control.state(run).state == "RUNNING"
+
+    ledger.append("successor_queued", job_id="13", after="12")
+    ledger.append("successor_cancelled", job_id="13")
+    ledger.append("run_finished", state="DRAINED", kind="drained", cause="", diagnosis="")
+    assert control.state(run).state == "DRAINED"
+
+
+def test_a_run_that_has_ended_for_good_has_ended_whatever_still_waits(run: RunDirectory) -> None:
+    queued(run)
+    ledger = attempt(run, 1, "11")
+    ledger.append("successor_queued", job_id="12", after="11")
+    ledger.append("run_finished", state="SUCCEEDED", kind="done", cause="", diagnosis="")
+    assert control.state(run).state == "SUCCEEDED"
+
+
+def test_a_run_that_is_submitted_again_waits_for_its_new_job(run: RunDirectory) -> None:
+    attempt(run, 1, "11").append("run_finished", state="FAILED", kind="crash", cause="", diagnosis="")
+    queued(run, "20", attempt=2)
+    assert (control.state(run).state, control.state(run).job) == ("SUBMITTED", "20")
+
+
+def test_a_run_whose_script_was_submitted_by_hand_is_known_as_slurms(run: RunDirectory) -> None:
+    attempt(run, 1, "11")
+    assert (control.state(run).state, control.state(run).executor) == ("RUNNING", "slurm")
+
+
+def test_a_waiting_run_is_cancelled_in_slurm_and_in_the_ledger(
+    run: RunDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scancel = tmp_path / "scancel"
+    scancel.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/cancelled\n')
+    scancel.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    queued(run)
+    attempt(run, 1, "11", alive=False).append("successor_queued", job_id="12", after="11")
+
+    control.cancel(run, "a test")
+
+    # The job of the attempt that was cut off as well: its node may still run it.
+    assert (tmp_path / "cancelled").read_text() == "12 11\n"
+    now = control.state(run)
+    assert (now.state, now.cause) == ("CANCELLED", "Cancelled by a test while it waited in Slurm.")

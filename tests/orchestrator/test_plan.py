@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,38 @@ def test_the_placement_says_why(tmp_path: Path) -> None:
     assert placement.why == "The profile 'here' starts every role on this machine, so there is no choice."
 
 
-def test_an_executor_of_a_later_version_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="this version has no executor 'slurm'"):
-        build(tmp_path, profile=Profile(executor="slurm"))
+def test_a_plan_for_slurm_is_read_back_unchanged(tmp_path: Path) -> None:
+    site = Profile.model_validate(
+        {
+            "executor": "slurm",
+            "hetjobs": False,
+            "slurm": {"exclude": ["n1"], "setup": "ulimit -n 9"},
+            "roles": {"judge": {"time_limit": "2h", "container": {"engine": "pyxis", "image": "a", "mounts": ["/b"]}}},
+        }
+    )
+
+    built = build(tmp_path, profile=site)
+
+    assert len(built.groups) == 2
+    assert plan.from_json(plan.to_json(built)) == built
+    assert Profile.model_validate(built.profile) == site
+
+
+def test_a_plan_of_one_machine_has_no_groups(tmp_path: Path) -> None:
+    assert build(tmp_path).groups == ()
+
+
+def test_a_plan_made_before_there_were_groups_is_still_read(tmp_path: Path) -> None:
+    data = json.loads(plan.to_json(build(tmp_path)))
+    del data["groups"]
+    for role in data["roles"]:
+        del role["group"], role["first_node"], role["url"], role["options"]
+
+    assert plan.from_json(json.dumps(data)) == build(tmp_path)
+
+
+def test_a_recipe_that_cannot_be_laid_out_makes_no_plan(tmp_path: Path) -> None:
+    site = Profile.model_validate({"executor": "slurm", "hetjobs": False})
+
+    with pytest.raises(InputError, match=r"r\.yaml: 1 problem\.\n  placement: The profile 'here' says"):
+        build(tmp_path, RECIPE + "placement: hetjob\n", profile=site)

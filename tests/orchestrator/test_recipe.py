@@ -67,11 +67,11 @@ restarts: {crash: lots}
         "r.yaml:6: roles.a.nodes: Input should be a valid integer, got '8'.",
         "r.yaml:7: roles.a.gpus_per_node: Input should be a valid integer, got 1.5.",
         "r.yaml:9: roles.a.on_failure.restrt: No such key. Did you mean 'restart'?",
-        "r.yaml:10: roles.b.job: The key is missing.",
         "r.yaml:10: roles.b.memory_gb: Input should be a valid number, got True.",
         "r.yaml:11: restarts.crash: 'lots' is not a number of restarts. Write 0 or more, or 'unlimited'.",
         "r.yaml:2: tme_limit: No such key. Did you mean 'time_limit'?",
         "r.yaml:8: roles.a.needs: There is no role 'bb'. Did you mean 'b'?",
+        "r.yaml:10: roles.b.job: The key is missing.",
     ]
 
 
@@ -142,15 +142,64 @@ def test_an_override_with_an_unknown_key_is_the_place_of_the_problem(tmp_path: P
         pytest.param(
             "  a: {job: x, environment: {HF_TOKEN: hf_123}}\n",
             [
-                "r.yaml:3: roles.a.environment.HF_TOKEN: A secret in a recipe ends in plan.json and in logs. "
-                "Export the variable before 'submit', or name a file that holds the secret."
+                "r.yaml:3: roles.a.environment.HF_TOKEN: A secret in a recipe or profile ends in plan.json and in "
+                "logs. Export the variable before 'submit', or name a file that holds the secret."
             ],
             id="a secret",
+        ),
+        pytest.param(
+            "  a: {job: x, slurm: {environment: {ORCH_ROLE: b}}}\n",
+            ["r.yaml:3: roles.a.slurm.environment.ORCH_ROLE: ORCH_ variables are set by the supervisor."],
+            id="a variable of ours",
+        ),
+        pytest.param(
+            "  a: {job: x, slurm: {setup: rm}}\n",
+            ["r.yaml:3: roles.a.slurm.setup: No such key. Known keys: "],
+            id="code in a recipe",
+        ),
+        pytest.param(
+            "  s: {url: 'http://h/v1', with: {model: m}}\n",
+            [
+                "r.yaml:3: roles.s.url: Only a service, a role that another one needs, can run elsewhere. "
+                "Take the url out, or add the role to a 'needs'."
+            ],
+            id="a batch role elsewhere",
+        ),
+        pytest.param(
+            "  t: {job: x}\n  s: {url: 'http://h/v1', after: t, with: {model: '{t.m}', modl: 1}}\n"
+            "  a: {job: x, needs: s}\n",
+            [
+                "r.yaml:4: roles.s.with.model: A service that runs elsewhere must be asked for a model by the name it "
+                "has there. Write with: {model: NAME}.",
+                "r.yaml:4: roles.s.with.modl: No such key. Did you mean 'model'?",
+            ],
+            id="settings of a service elsewhere",
+        ),
+        pytest.param(
+            "  s: {url: 'http://me:secret@h/v1', with: {model: m}}\n  a: {job: x, needs: s}\n",
+            [
+                "r.yaml:3: roles.s.url: 'http://me:secret@h/v1' is not the base URL of an OpenAI API. "
+                "Write 'https://host:port/v1'."
+            ],
+            id="an address with a password",
         ),
     ],
 )
 def test_roles_that_cannot_work_together(tmp_path: Path, roles: str, expected: list[str]) -> None:
-    assert problems(tmp_path, f"name: a\nroles:\n{roles}") == expected
+    found = problems(tmp_path, f"name: a\nroles:\n{roles}")
+
+    assert len(found) == len(expected)
+    assert all(problem.startswith(wanted) for problem, wanted in zip(found, expected, strict=True)), found
+
+
+def test_one_override_sends_a_service_elsewhere(tmp_path: Path) -> None:
+    text = (
+        "name: a\nroles:\n  s: {job: judge, gpus_per_node: 8, with: {model: m, engine: vllm}}\n  a: {job: x, needs: s}"
+    )
+
+    read = recipe.load(write(tmp_path, "r.yaml", text), ["s.url=https://h:8000/v1", "s.slurm.partition=big"])
+
+    assert (read.roles["s"].url, read.roles["s"].slurm.partition) == ("https://h:8000/v1", "big")
 
 
 @pytest.mark.parametrize(

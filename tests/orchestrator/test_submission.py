@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,3 +174,95 @@ def test_without_a_smaller_recipe_none_is_named(tmp_path: Path) -> None:
         submission.refuse_if_lacking(what)
 
     assert "tiny" not in str(caught.value).replace(str(tmp_path), "")
+
+
+SLURM = Profile.model_validate({"executor": "slurm", "node": {"gpus": 4}, "roles": {"b": {"nodes": 3}}})
+
+
+def test_a_run_for_slurm_holds_every_script_that_is_submitted(tmp_path: Path) -> None:
+    text = "name: a\nroles:\n  s: {job: x}\n  b: {job: x, needs: s}\nplacement: pair\n"
+
+    run = create(checked(tmp_path, text, Profile(executor="slurm")))
+
+    scripts = render.scripts(plan.load(run.plan), submission.site(run, inspection.checkout()))
+    assert sorted(scripts) == ["submit-s.sbatch", "submit.sbatch"]
+    assert {path.name: path.read_text() for path in run.path.glob("submit*")} == scripts
+
+
+def test_a_cluster_is_not_measured_by_this_machine(tmp_path: Path) -> None:
+    what = checked(tmp_path, BIG.replace("8", "4"), SLURM)
+
+    submission.refuse_if_lacking(what)
+
+
+def test_what_no_node_of_the_cluster_has_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r-tiny.yaml").write_text("name: x\n")
+
+    with pytest.raises(InputError) as caught:
+        submission.refuse_if_lacking(checked(tmp_path, BIG, SLURM))
+
+    assert str(caught.value).replace(f"{tmp_path}/", "") == (
+        "r.yaml: the cluster 'local' cannot run it: 1 problem.\n"
+        "  r.yaml:3: roles.b.gpus_per_node: The role asks for 8 GPUs; a node of this site has 4 GPUs."
+    )
+
+
+LOST = "name: a\nroles:\n  b: {job: command, with: {argv: [no-such-program]}}\n"
+
+
+def lost(folder: Path, monkeypatch: pytest.MonkeyPatch, **site: Any) -> Checked:
+    found = Profile.model_validate({"executor": "slurm", **site})
+    monkeypatch.setattr(submission.profile, "load", lambda _name, _folder: found)
+    path = folder / "r.yaml"
+    path.write_text(LOST)
+    return submission.check(path, [], "site", inspection.checkout())
+
+
+def test_what_is_missing_here_is_missing_on_nodes_that_run_the_same_interpreter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    what = lost(tmp_path, monkeypatch)
+
+    assert submission.warnings(what) == []
+    with pytest.raises(InputError, match="There is no program 'no-such-program'"):
+        submission.refuse_if_lacking(what)
+
+
+@pytest.mark.parametrize(
+    "site",
+    [
+        pytest.param({"slurm": {"virtual_environment": "/v"}}, id="of the site"),
+        pytest.param({"roles": {"b": {"python": "/p"}}}, id="of the role"),
+        pytest.param({"roles": {"b": {"container": {"engine": "apptainer", "image": "/i"}}}}, id="container"),
+    ],
+)
+def test_what_another_interpreter_may_have_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: dict[str, Any]
+) -> None:
+    what = lost(tmp_path, monkeypatch, **site)
+
+    submission.refuse_if_lacking(what)
+    (warning,) = submission.warnings(what)
+    assert warning.startswith("on this machine, perhaps not on the nodes: ")
+    assert "There is no program 'no-such-program'" in warning
+
+
+def test_a_size_that_gives_way_to_the_site_is_told(tmp_path: Path) -> None:
+    silent = checked(tmp_path, RECIPE, SLURM)
+    written = checked(tmp_path, RECIPE.replace("job: command", "job: command, nodes: 2"), SLURM)
+
+    assert submission.warnings(silent) == []
+    assert submission.warnings(written) == [
+        "cluster/local.yaml: roles.b.nodes: is 3 on this site, and goes before the recipe's 2."
+    ]
+
+
+def test_a_placement_that_the_site_cannot_have_is_told_with_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submission.profile, "load", lambda _name, _folder: SLURM)
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE + "placement: hetjob\n")
+
+    with pytest.raises(InputError, match=r"r\.yaml:4: placement: A heterogeneous job has several kinds of nodes"):
+        submission.check(path, [], "site", inspection.checkout())

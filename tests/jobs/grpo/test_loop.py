@@ -154,6 +154,46 @@ def test_an_older_attempt_cannot_commit(make: Make) -> None:
     assert checkpoint.steps(context.run.checkpoints) == []
 
 
+class SuccessorAtStep(DrainAtStep):
+    """Never asks to stop; lets a newer attempt begin as soon as the step of that number is being collected."""
+
+    def __init__(self, context: Context, step: int) -> None:
+        super().__init__(context, step)
+        self._run = context.run
+        self.found: dict[str, bytes] = {}
+
+    @property
+    def requested(self) -> bool:
+        if DrainAtStep.requested.fget(self) and not self.found:  # type: ignore[attr-defined]
+            Ledger(self._run.ledger, 2).append("attempt_started", attempt=2)
+            self.found = contents(self._run)
+        return False
+
+    @requested.setter
+    def requested(self, _: bool) -> None: ...
+
+
+def contents(run: RunDirectory) -> dict[str, bytes]:
+    """Return what a run is remembered by: its records, checkpoints and ledger."""
+    files = [run.metrics, run.rollouts, run.ledger, *run.checkpoints.rglob("*"), *run.outputs.iterdir()]
+    return {str(path): path.read_bytes() for path in files if path.is_file()}
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_an_attempt_that_is_superseded_within_a_step_leaves_no_trace_of_it(make: Make, step: int) -> None:
+    context, settings = make("superseded", engine={"max_new_tokens": 48})
+    if step == 1:
+        context.run.metrics.touch()
+    newer = SuccessorAtStep(context, step)
+
+    with pytest.raises(ConflictError, match="attempt 2 of this run has begun") as ended:
+        train(context, settings, newer)
+
+    assert ended.value.exit_code == 3
+    assert newer.found
+    assert contents(context.run) == newer.found
+
+
 def test_a_resume_under_other_settings_is_refused(make: Make) -> None:
     context, settings = make("changed")
     train(context, settings)

@@ -20,18 +20,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 CHECKOUT = Path(__file__).parents[3]
 
 START = """
-import os, signal, stat, sys
+import asyncio, os, signal, stat, sys
 from pathlib import Path
-from jobs.entry import Drain
+from jobs import entry
+from jobs.grpo import cluster
 from jobs.grpo.ray_session import RaySession
+from orchestrator.ledger import Ledger
+from orchestrator.progress import Progress
+from orchestrator.run_directory import RunDirectory
 
-drain = Drain().listen()
-session = RaySession.start(Path(sys.argv[1]), cpus=2, gpus=0)
-os.kill(os.getpid(), signal.SIGTERM)
-token = os.environ["RAY_AUTH_TOKEN_PATH"]
-print("ANSWER", drain.requested, oct(stat.S_IMODE(os.stat(token).st_mode)))
-session.close()
-print("LEFT", os.path.exists(token), list(Path(sys.argv[1]).iterdir()))
+run = RunDirectory(Path(sys.argv[1]))
+run.create()
+context = entry.Context(
+    run=run, role="train", generation=1, plan=None,
+    ledger=Ledger(run.ledger, 1), progress=Progress(run.progress, "train"),
+)
+
+async def main():
+    drain = entry.Drain().listen()
+    session = await RaySession.start(context, cluster.own(context))
+    os.kill(os.getpid(), signal.SIGTERM)
+    token = os.environ["RAY_AUTH_TOKEN_PATH"]
+    print("ANSWER", drain.requested, oct(stat.S_IMODE(os.stat(token).st_mode)), Path(token).parent == run.secrets)
+    session.close()
+    left = [path.name for path in (*run.role("train").iterdir(), *run.secrets.iterdir())]
+    print("LEFT", os.path.exists(token), left)
+
+asyncio.run(main())
 """
 
 
@@ -40,8 +55,8 @@ def test_a_signal_is_still_only_recorded_and_the_token_is_private(tmp_path: Path
         [sys.executable, "-c", START, str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, timeout=200
     )
 
-    assert "ANSWER True 0o600" in done.stdout, done.stderr[-2000:]
-    assert "LEFT False []" in done.stdout
+    assert "ANSWER True 0o600 True" in done.stdout, done.stderr[-2000:]
+    assert "LEFT False ['ray.json']" in done.stdout
 
 
 def test_a_trainer_on_ray_that_is_asked_to_stop_saves_and_says_so(

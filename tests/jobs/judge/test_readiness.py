@@ -5,7 +5,6 @@ from collections.abc import Iterator
 import pytest
 
 from jobs.judge.readiness import Probe, WrongServer
-from jobs.judge.server import Server
 from tests.orchestrator.allocation.fakes.backend import Backend
 
 ANSWER = {"choices": [{"message": {"content": "yes"}}]}
@@ -21,8 +20,7 @@ def backend() -> Iterator[Backend]:
 
 def probe(backend: Backend, *, key: str = "right", model: str = "judge-abc") -> Probe:
     port = int(backend.url.split(":")[2].split("/")[0])
-    server = Server(engine="vllm", argv=[], environment={}, port=port, model=model, lists_models=True)
-    return Probe(server=server, key=key)
+    return Probe(host="127.0.0.1", port=port, model=model, lists_models=True, key=key)
 
 
 def test_a_server_that_answers_a_completion_is_ready(backend: Backend) -> None:
@@ -45,7 +43,7 @@ def test_a_port_nobody_listens_on_is_not_ready_yet() -> None:
 
 
 def test_a_server_that_refuses_our_key_is_another_one(backend: Backend) -> None:
-    with pytest.raises(WrongServer, match="Another program has taken the port"):
+    with pytest.raises(WrongServer, match="Another program has taken the server's port"):
         probe(backend, key="wrong").ready()
 
 

@@ -10,14 +10,14 @@ BASE = {"PATH": "/bin", "OMP_NUM_THREADS": "1"}
 
 
 def build(settings: Settings) -> server.Server:
-    return server.build(settings, port=4321, nonce="abc", key="the-key", base=BASE)
+    return server.build(settings, folder=Path("/node"), nonce="abc", key="the-key", base=BASE)
 
 
 def test_vllm_on_a_cpu() -> None:
     made = build(Settings(model="org/model", engine="vllm", max_model_len=1024, extra_args={"max_num_seqs": 8}))
 
     assert " ".join(made.argv[1:]) == (
-        "-m jobs.judge.vllm_server --model org/model --served-model-name judge-abc --host 127.0.0.1 --port 4321 "
+        "-m jobs.judge.vllm_server --model org/model --served-model-name judge-abc --uds /node/vllm.sock "
         "--dtype float32 --tensor-parallel-size 1 --max-model-len 1024 --distributed-executor-backend uni "
         "--enable-prefix-caching "
         "--disable-uvicorn-access-log --enforce-eager --max-num-seqs 8"
@@ -52,7 +52,7 @@ def test_the_hub_is_not_asked_about_a_model_on_disk(tmp_path: Path) -> None:
 
 def test_the_environment_of_a_role_wins_over_the_tuning() -> None:
     base = {"VLLM_CPU_KVCACHE_SPACE": "4", "OMP_NUM_THREADS": "6"}
-    made = server.build(Settings(model="m", engine="vllm"), port=1, nonce="n", key="k", base=base)
+    made = server.build(Settings(model="m", engine="vllm"), folder=Path("/node"), nonce="n", key="k", base=base)
     assert made.environment["VLLM_CPU_KVCACHE_SPACE"] == "4"
     assert made.environment["OMP_NUM_THREADS"] == "6"
 
@@ -60,7 +60,8 @@ def test_the_environment_of_a_role_wins_over_the_tuning() -> None:
 def test_transformers_serves_under_the_models_own_name() -> None:
     made = build(Settings(model="org/model", engine="transformers"))
     assert " ".join(made.argv[1:]) == (
-        "-m jobs.judge.transformers_server serve org/model --host 127.0.0.1 --port 4321 --dtype auto"
+        f"-m jobs.judge.transformers_server serve org/model --host 127.0.0.1 --port {made.port} --dtype auto"
     )
+    assert made.port > 0
     assert made.model == "org/model"
     assert "VLLM_API_KEY" not in made.environment

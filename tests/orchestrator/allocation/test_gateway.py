@@ -29,8 +29,8 @@ GENERATION = 3
 class Site:
     """A run with a gateway and as many servers as a test wants."""
 
-    def __init__(self, folder: Path, replicas: int = 2, start_timeout_s: float = 20.0) -> None:
-        self.run = make_run(folder, service("judge", replicas=replicas, start_timeout_s=start_timeout_s))
+    def __init__(self, folder: Path, replicas: int = 2, start_timeout_s: float = 20.0, url: str = "") -> None:
+        self.run = make_run(folder, service("judge", replicas=replicas, start_timeout_s=start_timeout_s, url=url))
         self.backends: list[Backend] = []
         self.pool = ThreadPoolExecutor(16)
         rendezvous.api_key(self.run, "judge")
@@ -45,20 +45,24 @@ class Site:
             stderr=subprocess.DEVNULL,
         )
 
-    def add(self, replica: int, *, generation: int = GENERATION, key: str | None = None) -> Backend:
+    def add(
+        self, replica: int, *, generation: int = GENERATION, key: str | None = None, api_key_file: Path | None = None
+    ) -> Backend:
         """Start a server and publish it."""
         nonce = f"{replica}-{len(self.backends)}"
         backend = Backend(model=f"fake-{nonce}", key=key or self.backend_key, name=nonce)
         self.backends.append(backend)
-        self.publish(replica, backend, generation=generation)
+        self.publish(replica, backend, generation=generation, api_key_file=api_key_file)
         return backend
 
-    def publish(self, replica: int, backend: Backend, *, generation: int = GENERATION) -> None:
+    def publish(
+        self, replica: int, backend: Backend, *, generation: int = GENERATION, api_key_file: Path | None = None
+    ) -> None:
         endpoint = Endpoint(
             name=f"judge-{replica}",
             url=backend.url,
             model=backend.model,
-            api_key_file=str(self.run.secrets / "judge-backend.key"),
+            api_key_file=str(api_key_file or self.run.secrets / "judge-backend.key"),
             generation=generation,
             nonce=backend.name,
             pid=os.getpid(),
@@ -334,6 +338,19 @@ def test_a_body_that_is_no_json_object_is_refused(site: Site) -> None:
         connection.request("POST", "/judge/v1/completions", content, headers)
         assert connection.getresponse().status == 400
         connection.close()
+
+
+def test_a_service_elsewhere_is_asked_with_its_own_key_and_has_no_health_of_its_own(tmp_path: Path) -> None:
+    site = Site(tmp_path, url="https://elsewhere/v1")
+    try:
+        (tmp_path / "api.key").write_text("the-users-key\n")
+        backend = site.add(0, key="the-users-key", api_key_file=tmp_path / "api.key")
+        backend.healthy = False
+
+        assert site.request()[:2] == (200, {"from": "0-0"})
+        assert site.request("/health", "GET")[0] == 200
+    finally:
+        site.close()
 
 
 def test_a_gateway_that_is_told_to_stop_takes_its_endpoint_back(site: Site) -> None:

@@ -48,7 +48,7 @@ def test_roles_run_in_order_and_reach_the_service_through_the_gateway(tmp_path: 
     names = [event.event for event in events(run)]
     assert names[0] == "attempt_started"
     assert names[-1] == "run_finished"
-    assert last(run) == {"state": "SUCCEEDED", "cause": "", "diagnosis": ""}
+    assert last(run) == {"state": "SUCCEEDED", "kind": "done", "cause": "", "diagnosis": ""}
     assert control.state(run).state == "SUCCEEDED"
     assert processes_of(run) == []
     assert list(run.endpoints.iterdir()) == []
@@ -74,7 +74,7 @@ def test_a_failed_role_is_started_again_and_the_run_succeeds(tmp_path: Path) -> 
     assert supervise(run).wait(TOO_LONG_S) == 0
 
     again = [event.fields for event in events(run, "role_restarting")]
-    assert [(step["restart"], step["of"], step["in_s"]) for step in again] == [(1, 3, 0.05), (2, 3, 0.1)]
+    assert [(step["restart"], step["of"], step["in_s"]) for step in again] == [(1, 3, 0.0), (2, 3, 0.05)]
     assert again[0]["cause"] == "exit code 1: ValueError: bad luck"
 
 
@@ -233,7 +233,7 @@ def test_cancel_drains_and_ends_as_cancelled(tmp_path: Path) -> None:
     control.cancel(run, "a test")
     assert supervisor.wait(TOO_LONG_S) == 5
 
-    assert last(run) == {"state": "CANCELLED", "cause": "Cancelled by a test.", "diagnosis": ""}
+    assert last(run) == {"state": "CANCELLED", "kind": "cancelled", "cause": "Cancelled by a test.", "diagnosis": ""}
     assert events(run, "role_finished")[0].fields["exit_code"] == 75
     assert len(events(run, "drain_requested")) == 1
 
@@ -395,3 +395,21 @@ def test_no_key_is_in_argv_logs_or_readable_files(tmp_path: Path, secret: str) -
     files = [path for path in run.path.rglob("*") if path.is_file() and path.parent != run.secrets]
     assert all(key not in path.read_text(errors="replace") for path in files)
     assert (run.secrets / f"{secret}.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.slow
+def test_a_role_that_stops_saying_what_it_does_is_started_again(tmp_path: Path) -> None:
+    role = batch("train", settings={"hang": True, "times": 1}, hung_after_s=1.0, drain_s=0.5)
+    run = make_run(tmp_path, role)
+
+    assert supervise(run).wait(TOO_LONG_S) == 0
+
+    cause = events(run, "role_restarting")[0].fields["cause"]
+    assert cause.startswith("has said nothing for 1 s; the last was 'training'")
+
+
+def test_a_role_that_never_says_what_it_does_is_left_alone(tmp_path: Path) -> None:
+    run = make_run(tmp_path, batch("train", settings={"sleep_s": 2.5}, hung_after_s=0.5))
+
+    assert supervise(run).wait(TOO_LONG_S) == 0
+    assert events(run, "role_restarting") == []

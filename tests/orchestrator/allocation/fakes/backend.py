@@ -21,7 +21,7 @@ class Backend:
         answer: The body of its answers.
     """
 
-    def __init__(self, *, model: str, key: str, name: str = "backend") -> None:
+    def __init__(self, *, model: str, key: str, name: str = "backend", host: str = "127.0.0.1") -> None:
         self.model = model
         self.key = key
         self.name = name
@@ -70,9 +70,9 @@ class Backend:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler)
         self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/v1"
+        self.url = f"http://{host}:{self._server.server_address[1]}/v1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def close(self) -> None:

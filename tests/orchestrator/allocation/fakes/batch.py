@@ -1,10 +1,11 @@
 """A batch role that does what its settings say, in this order:
 
 spawn        leave a grandchild behind that ignores SIGTERM and has left the session
-drain        "exit 75" on SIGTERM (the default), or "ignore" it
+drain        "exit 75" on SIGTERM or SIGUSR2 (the default), or "ignore" them
 checkpoint   commit a checkpoint, named after the number of this start
 ask          send one chat completion to this service and keep the answer in <role>.answer
 say          print these lines
+hang         say once what it does and stop for ever, in the first ``times`` starts
 sleep_s      wait, looking at SIGTERM
 kill         end by this signal, in the first ``times`` starts
 fail         end with this code, in the first ``times`` starts
@@ -23,6 +24,7 @@ import urllib.request
 from pathlib import Path
 
 from orchestrator import plan, rendezvous
+from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
 
 GRANDCHILD = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
@@ -38,8 +40,10 @@ def main() -> int:
     asked: list[int] = []
     if settings.get("drain") == "ignore":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     else:
         signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
+        signal.signal(signal.SIGUSR2, lambda number, _frame: asked.append(number))
     start = count_start(run, given.role)
     if settings.get("spawn"):
         child = subprocess.Popen([sys.executable, "-c", GRANDCHILD], start_new_session=True, env={})
@@ -52,6 +56,9 @@ def main() -> int:
         (run.path / f"{given.role}.answer").write_text(ask(run, settings["ask"]))
     for line in settings.get("say", ()):
         print(line, flush=True)
+    if settings.get("hang") and start <= settings.get("times", 1_000):
+        Progress(run.progress, given.role).update("training", 1, 2)
+        os.kill(os.getpid(), signal.SIGSTOP)
     until = time.monotonic() + settings.get("sleep_s", 0)
     while time.monotonic() < until:
         if asked:

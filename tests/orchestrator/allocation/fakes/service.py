@@ -35,10 +35,11 @@ def main() -> int:
         print(settings.get("say", "error: told to fail"), flush=True)
         return int(settings["fail"])
     ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda _number, _frame: ended.set())
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda _number, _frame: ended.set())
     nonce = secrets.token_hex(4)
     key = rendezvous.read_key(rendezvous.api_key(run, f"{given.role}-backend"))
-    backend = Backend(model=f"fake-{nonce}", key=key, name=f"start {start}")
+    backend = Backend(model=f"fake-{nonce}", key=key, name=f"start {start}", host=rendezvous.own_address())
     while not ended.is_set():
         if not settings.get("never"):
             rendezvous.publish(
