@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from orchestrator.errors import ConflictError
+from orchestrator.rendezvous import OWN_JOB
 
 
 class Fence:
@@ -29,7 +30,7 @@ class Fence:
             ConflictError: A newer attempt has begun.
         """
         self._look()
-        if self._newest > self._generation:
+        if self._newest > self._generation != OWN_JOB:
             raise ConflictError(
                 f"ledger: attempt {self._newest} of this run has begun; attempt {self._generation} may not write any "
                 "more. This process ends; nothing is to be done."

@@ -1,18 +1,21 @@
 """The command line. Data on the standard output, talk on the standard error, exit codes as in ``errors``.
 
-Everything but Typer is imported inside the commands, so that ``--help`` answers at once on a slow
-network filesystem.
+Everything but click is imported inside the commands, so that ``--help`` and ``status`` answer at once on a
+slow network filesystem.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+import click
 
 from orchestrator.errors import ConflictError, InputError, OrchestratorError, SchedulerUnavailable
 
@@ -22,39 +25,59 @@ if TYPE_CHECKING:
     from orchestrator.status import Status
     from orchestrator.submission import Checked
 
-app = typer.Typer(
-    name="orchestrator",
+recipe_file = click.argument(
+    "recipe",
+    metavar="RECIPE",
+    type=click.Path(path_type=Path),
+    help="A recipe, for example recipes/geo3k-tiny.yaml.",
+)
+changes = click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1, help="Changes, for example train.steps=3.")
+cluster_option = click.option("--cluster", metavar="NAME", help="Profile in cluster/. Without Slurm: local.")
+run_name_option = click.option("--run-name", metavar="NAME", help="Name of the run. Left out: the recipe's.")
+some_run = click.argument("run", metavar="RUN", help="A run's name, or its folder.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+follow_option = click.option("--follow", is_flag=True, help="Watch the run to its end.")
+
+
+class InOrder(click.Group):
+    """Lists its commands in the order of this file, which is that of a run's life."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+
+@click.group(
+    cls=InOrder,
     help="Runs reinforcement learning of vision-language models with a judge, on Slurm or on one machine.",
     epilog="Exit codes: 0 done, 1 failed, 2 wrong input, 3 the run exists or is running, 4 not found, "
     "5 cancelled, 6 crashes without progress, 75 drained or scheduler unavailable, 130 interrupted.",
-    no_args_is_help=True,
-    # Rich would double the time that --help takes.
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe, for example recipes/geo3k-tiny.yaml.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, for example train.steps=3.")
-]
-Cluster = Annotated[str | None, typer.Option(help="Profile in cluster/. Without Slurm: local.")]
-RunName = Annotated[str | None, typer.Option(help="Name of the run. Left out: the recipe's.")]
-Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, or its folder.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+def app() -> None:
+    """Parse nothing but the command's name."""
 
 
 @app.command()
+@recipe_file
+@changes
+@cluster_option
+@run_name_option
+@click.option("--dry-run", is_flag=True, help="Print plan and script; do nothing.")
+@follow_option
+@click.option("--parsable", is_flag=True, help="Print only 'id;folder'.")
+@click.option("--force-new", is_flag=True, help="If the name is taken, append -2, -3, ...")
+@json_option
 def submit(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    cluster: Cluster = None,
-    run_name: RunName = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan and script; do nothing.")] = False,
-    follow: Annotated[bool, typer.Option("--follow", help="Watch the run to its end.")] = False,
-    parsable: Annotated[bool, typer.Option("--parsable", help="Print only 'id;folder'.")] = False,
-    force_new: Annotated[bool, typer.Option("--force-new", help="If the name is taken, append -2, -3, ...")] = False,
-    as_json: Json = False,
+    *,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    run_name: str | None,
+    dry_run: bool,
+    follow: bool,
+    parsable: bool,
+    force_new: bool,
+    as_json: bool,
 ) -> None:
     """Start a run of RECIPE."""
     from orchestrator import inspection
@@ -77,13 +100,12 @@ def submit(
 
 
 @app.command()
-def validate(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    cluster: Cluster = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the whole recipe, each value with its origin.")] = False,
-    as_json: Json = False,
-) -> None:
+@recipe_file
+@changes
+@cluster_option
+@click.option("--show", is_flag=True, help="Print the whole recipe, each value with its origin.")
+@json_option
+def validate(*, recipe: Path, overrides: tuple[str, ...], cluster: str | None, show: bool, as_json: bool) -> None:
     """Check RECIPE and every name in it, without starting anything."""
     from orchestrator import inspection
 
@@ -104,7 +126,11 @@ def validate(
 
 
 @app.command()
-def render(recipe: RecipeFile, overrides: Overrides = None, cluster: Cluster = None, run_name: RunName = None) -> None:
+@recipe_file
+@changes
+@cluster_option
+@run_name_option
+def render(*, recipe: Path, overrides: tuple[str, ...], cluster: str | None, run_name: str | None) -> None:
     """Print the script that submit would hand to the executor, and each with its name if there are several."""
     from orchestrator import inspection
 
@@ -116,10 +142,9 @@ def render(recipe: RecipeFile, overrides: Overrides = None, cluster: Cluster = N
 
 
 @app.command()
-def status(
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run; the newest if left out.")] = None,
-    as_json: Json = False,
-) -> None:
+@click.argument("run", metavar="[RUN]", required=False, help="A run; the newest if left out.")
+@json_option
+def status(*, run: str | None, as_json: bool) -> None:
     """Show what a run is doing."""
     from orchestrator import status as statuses
     from orchestrator import waiting
@@ -133,13 +158,12 @@ def status(
 
 
 @app.command()
-def logs(
-    run: Run,
-    role: Annotated[str | None, typer.Option(help="Only this role: judge, judge-0, train, supervisor.")] = None,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; the newest if left out.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
-) -> None:
+@some_run
+@click.option("--role", metavar="NAME", help="Only this role: judge, judge-0, train, supervisor.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
+@click.option("--attempt", type=int, metavar="N", help="Which attempt; the newest if left out.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def logs(*, run: str, role: str | None, follow: bool, attempt: int | None, as_json: bool) -> None:
     """Print the output of a run's roles."""
     from dataclasses import asdict
 
@@ -159,7 +183,8 @@ def logs(
 
 
 @app.command()
-def cancel(run: Run) -> None:
+@some_run
+def cancel(*, run: str) -> None:
     """Ask a run to save and end. It returns at once; watch with status."""
     from orchestrator import control
 
@@ -172,11 +197,10 @@ def cancel(run: Run) -> None:
 
 
 @app.command()
-def resume(
-    run: Run,
-    follow: Annotated[bool, typer.Option("--follow", help="Watch the run to its end.")] = False,
-    as_json: Json = False,
-) -> None:
+@some_run
+@follow_option
+@json_option
+def resume(*, run: str, follow: bool, as_json: bool) -> None:
     """Continue a run from its last verified checkpoint, with the plan it was submitted with."""
     from orchestrator import control
 
@@ -196,7 +220,8 @@ def resume(
 
 
 @app.command(name="list")
-def list_runs(as_json: Json = False) -> None:
+@json_option
+def list_runs(*, as_json: bool) -> None:
     """List all runs, the newest first."""
     from orchestrator import run_directory
     from orchestrator import status as statuses
@@ -214,7 +239,9 @@ def list_runs(as_json: Json = False) -> None:
 
 
 @app.command()
-def goodput(run: Run, as_json: Json = False) -> None:
+@some_run
+@json_option
+def goodput(*, run: str, as_json: bool) -> None:
     """Show what a run's time was spent on."""
     from orchestrator import goodput as accounts
 
@@ -227,11 +254,10 @@ def goodput(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
-def doctor(
-    cluster: Cluster = None,
-    probe: Annotated[bool, typer.Option("--probe", help="Run a job of some seconds on one node.")] = False,
-    as_json: Json = False,
-) -> None:
+@cluster_option
+@click.option("--probe", is_flag=True, help="Run a job of some seconds on one node.")
+@json_option
+def doctor(*, cluster: str | None, probe: bool, as_json: bool) -> None:
     """Check that runs can work here: Slurm's settings and faults, limits, software, shared files."""
     from orchestrator import doctor as diagnosis
     from orchestrator import inspection, profile
@@ -246,11 +272,13 @@ def doctor(
     if as_json:
         _print_json({"schema": 1, "cluster": name, "findings": [finding.to_json() for finding in found]})
     if any(finding.verdict == "problem" for finding in found):
-        raise typer.Exit(1)
+        sys.exit(1)
 
 
 @app.command()
-def report(run: Run, as_json: Json = False) -> None:
+@some_run
+@json_option
+def report(*, run: str, as_json: bool) -> None:
     """Write report.html of a run, finished or not, and print its path."""
     import subprocess
 
@@ -260,7 +288,7 @@ def report(run: Run, as_json: Json = False) -> None:
     arguments = [sys.executable, "-m", "eval.report", "--run-dir", str(directory.path)]
     code = subprocess.run(arguments, cwd=inspection.checkout(), stdout=sys.stderr, check=False).returncode
     if code != 0:
-        raise typer.Exit(code)
+        sys.exit(code)
     if as_json:
         _print_json({"schema": 1, "report": str(directory.report)})
     else:
@@ -281,16 +309,35 @@ def main() -> None:
     # The shell's own habit: an interrupted command ends by SIGINT, without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        app()
+        app(prog_name="python -m orchestrator")
     except OrchestratorError as error:
         _talk(f"error: {error}")
         sys.exit(error.exit_code)
 
 
-def _checked(recipe: Path, overrides: list[str] | None, cluster: str | None, checkout: Path) -> Checked:
-    from orchestrator import submission
+def _checked(recipe: Path, overrides: tuple[str, ...], cluster: str | None, checkout: Path) -> Checked:
+    with _no_plugins():
+        from orchestrator import submission
 
-    return submission.check(recipe, overrides or [], cluster, checkout)
+        return submission.check(recipe, overrides, cluster, checkout)
+
+
+@contextmanager
+def _no_plugins() -> Iterator[None]:
+    """Keep pydantic from looking for plugins, for which it opens the metadata of every installed package.
+
+    That takes an eighth of a second on a fast disk. What is started later keeps the caller's environment.
+    """
+    name = "PYDANTIC_DISABLE_PLUGINS"
+    before = os.environ.get(name)
+    os.environ[name] = "__all__"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _scripts(checked: Checked, checkout: Path, run_name: str | None) -> dict[str, str]:
@@ -405,7 +452,7 @@ def _announce(run: RunDirectory, started: dict[str, Any], *, parsable: bool, as_
 def _follow(run: RunDirectory) -> None:
     from orchestrator import follow
 
-    raise typer.Exit(follow.watch(run))
+    sys.exit(follow.watch(run))
 
 
 def _described(now: Status) -> list[str]:

@@ -148,7 +148,10 @@ def _cancel_jobs(run: RunDirectory, now: RunState, by: str) -> None:
     owner = newest_owner(run)
     # The job of an attempt that was cut off may still run on a node that Slurm has not given up.
     cut_off = [owner.job] if owner is not None and owner.job and now.state == "QUEUED" else []
-    slurm_commands.cancel([*filter(None, [now.job]), *cut_off])
+    events = ledger.read(run.ledger)
+    ended = _jobs(events, "service_job_ended")
+    services = [job for job in _jobs(events, "service_job_queued") if job not in ended]
+    slurm_commands.cancel([*filter(None, [now.job]), *cut_off, *services])
     journal = ledger.Ledger(run.ledger, now.attempt)
     if now.job:
         journal.append("successor_cancelled" if now.state == "QUEUED" else "submission_cancelled", job_id=now.job)

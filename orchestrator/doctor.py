@@ -151,7 +151,7 @@ def _probed(profile: Profile, folder: Path) -> Iterator[Finding]:
     python = profile.slurm.interpreter or sys.executable
     script = '#!/bin/sh\numask 077\nexec "$@"\n'
     write_text(folder / "probe.sh", script)
-    options = [*_sbatch(profile.slurm), "--nodes=1", "--time=5", "--export=NIL", f"--output={folder}/output"]
+    options = [*_sbatch(profile.slurm), "--nodes=1", "--time=5", "--export=ALL", f"--output={folder}/output"]
     try:
         job = slurm_commands.submit(
             folder / "probe.sh", [python, str(folder / "probe.py"), str(folder), *PACKAGES], options

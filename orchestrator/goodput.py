@@ -164,10 +164,9 @@ def measure(events: Sequence[Event], done: Iterable[Step], *, trainers: Collecti
     kept = [step for step in unique if step.number <= committed]
     unsaved = [step for step in unique if step.number > committed]
     allocations = _allocations(events, unique, now)
-    spent: Counter[str] = Counter(dict.fromkeys(CAUSES, 0.0))
-    for allocation in allocations:
-        spent.update(_spent(allocation, events, kept, unsaved, trainers))
-    allocated_s = sum(each.end - each.begin for each in allocations)
+    each = [_spent(allocation, events, kept, unsaved, trainers) for allocation in allocations]
+    spent = {cause: sum(seconds[cause] for seconds in each) for cause in CAUSES}
+    allocated_s = sum(allocation.end - allocation.begin for allocation in allocations)
     training_s = allocated_s - spent["other_roles"]
     return Goodput(
         goodput=round(spent["productive"] / allocated_s, 4) if allocated_s else 0.0,
@@ -259,7 +258,7 @@ def _spent(
     kept: Sequence[Step],
     unsaved: Sequence[Step],
     trainers: Collection[str],
-) -> Counter[str]:
+) -> dict[str, float]:
     """Return the seconds of one allocation by cause; they add up to its length."""
     known = [event for event in events if event.generation == allocation.number]
     steps_here = _within(allocation, [step.span for step in kept])
@@ -267,7 +266,7 @@ def _spent(
     saves = [(event.at - float(event.fields["seconds"]), event.at) for event in known if _is_save(event)]
     without = _without_service(allocation, known, trainers)
     verdicts = {step.span: step.verdicts_s for step in kept}
-    spent: Counter[str] = Counter()
+    spent = dict.fromkeys(CAUSES, 0.0)
     taken: list[Span] = []
     for cause, claimed in (("productive", steps_here), ("unsaved", later), ("checkpoint", _within(allocation, saves))):
         free = spans.uncovered(claimed, taken)

@@ -85,6 +85,7 @@ def roles(data: Any) -> list[dict[str, Any]]:
             "name": name,
             "job": role["job"],
             "kind": "service" if name in running else "batch",
+            "nodes": role.get("nodes", 1),
             "settings": role.get("with", {}),
         }
         for name, role in written.items()

@@ -71,6 +71,8 @@ class Profile(Strict):
     """Whether the site runs heterogeneous jobs."""
     signal_s: int = Field(120, ge=1, le=65_535)
     """Slurm says so long before the time limit that it comes; the run then saves and ends."""
+    crash_pause_s: float = Field(60.0, ge=0, le=86_400)
+    """How long the next job waits after two crashes in a row without progress; doubled with each further one."""
     time_limit: Span | None = None
     """The longest job that the site allows."""
     slurm: SiteOptions = Field(default_factory=SiteOptions)

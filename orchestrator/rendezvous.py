@@ -21,6 +21,8 @@ from orchestrator.files import PRIVATE_FILE, private_folder, read_json, write_js
 from orchestrator.run_directory import RunDirectory
 
 LOOPBACK = "127.0.0.1"
+OWN_JOB = 0
+"""The generation of a service in a job of its own, which outlives attempts: its lease alone is believed."""
 PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_-]*)\.([a-z][a-z0-9_]*)\}")
 
 
@@ -79,8 +81,8 @@ def lookup(run: RunDirectory, name: str, *, generation: int) -> Endpoint | None:
     """Return the live endpoint of that name, or None if there is none to be trusted.
 
     A file is not trusted if another user owns it, if others can read or write it, if its lease
-    has run out, or if a generation other than ``generation`` wrote it: such a file may point at
-    a node that belongs to someone else by now.
+    has run out, or if a generation other than ``generation`` wrote it (or ``OWN_JOB``): such a file
+    may point at a node that belongs to someone else by now.
     """
     path = run.endpoints / f"{name}.json"
     try:
@@ -94,7 +96,7 @@ def lookup(run: RunDirectory, name: str, *, generation: int) -> Endpoint | None:
     if record is None:
         return None
     endpoint = Endpoint(**record)
-    if endpoint.generation != generation or endpoint.lease_until < time.time():
+    if endpoint.generation not in (generation, OWN_JOB) or endpoint.lease_until < time.time():
         return None
     return endpoint
 

@@ -82,6 +82,10 @@ class RunDirectory:
         """What every task of a job step says of itself: where it runs, how it ended."""
         return self.control / "steps"
 
+    def service_job(self, group: str) -> Path:
+        """What the job of a group of services says of itself, in a pair."""
+        return self.control / f"services-{group}.json"
+
     @property
     def attempts(self) -> Path:
         return self.path / "attempts"
@@ -160,8 +164,10 @@ def find(run: str, root: Path | None = None) -> RunDirectory:
     Raises:
         NotFound: There is no such run; the message names those that exist.
     """
-    as_path = Path(run)
-    directory = RunDirectory(as_path.absolute()) if as_path.is_dir() else named(run, root)
+    here = RunDirectory(Path(run).absolute())
+    # A run may be called as some folder of the checkout is.
+    is_path = here.path.is_dir() and (os.sep in run or here.plan.exists())
+    directory = here if is_path else named(run, root)
     if not directory.plan.exists():
         known = ", ".join(d.name for d in existing(root)) or "none yet"
         raise NotFound(f"run: no run {run!r} in {root or runs_root()}. Runs there: {known}.")

@@ -117,7 +117,8 @@ def clock(limit_s: int) -> str:
 def _divided(headers: list[list[str]]) -> list[str]:
     lines: list[str] = []
     for header in headers:
-        lines += ["#SBATCH hetjob"] if lines else []
+        # The batch script runs in the first component; Slurm would make an empty file for each of the others.
+        lines += ["#SBATCH hetjob", "#SBATCH --output=/dev/null"] if lines else []
         lines += [f"#SBATCH {option}" for option in header]
     return lines
 

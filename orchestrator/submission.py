@@ -205,7 +205,7 @@ def conflict(run: RunDirectory, sha256: str) -> ConflictError:
             f"run: {run.path} is in the way and is not a run. Move it away, or {ways.partition(',')[0]}."
         )
     now = control.state(run)
-    if not now.ended and now.pid is not None:
+    if now.state in ("SUBMITTED", "QUEUED", "RUNNING"):
         return ConflictError(f"run: {run.name} is {now.state} already. Follow it ('logs -f'), or {ways}.")
     if now.state == "SUCCEEDED":
         return ConflictError(f"run: {run.name} has already SUCCEEDED. To run again, {ways}.")

@@ -153,11 +153,20 @@ class Run:
         generations = [line["generation"] for line in self.steps]
         assert generations == sorted(generations), self.story()
 
+    def stop_and_check(self) -> None:
+        """Cancel a run that has shown enough, and look at what it committed: without a gap, nothing twice."""
+        assert self.cluster.verb("cancel", self.directory.name).returncode == 0
+        self.wait_end("CANCELLED")
+        self.assert_every_step_once(len(self.steps))
+        self.assert_nothing_left()
+
     def assert_nothing_left(self) -> None:
-        """No job of the run waits or runs any more."""
+        """No job of the run waits or runs any more; Slurm may take a minute to clean up after it."""
 
         def queued() -> str:
-            listed = self.cluster.sandbox.run(["squeue", "--noheader", "--format=%i %k"], timeout_s=20).stdout
+            listed = self.cluster.sandbox.run(
+                ["squeue", "--noheader", "--states=PD,R", "--format=%i %k"], timeout_s=20
+            ).stdout
             return "\n".join(line for line in listed.splitlines() if f"orch:{self.directory.name}:" in line)
 
         self.wait_until(lambda: not queued(), "no job in the queue", 30)
@@ -168,7 +177,11 @@ class Run:
 
     def story(self) -> str:
         """Return the ledger and the ends of all logs, for a failed test."""
-        lines = [f"{event.at:.2f} {event.generation} {event.event} {event.fields}" for event in self.events()]
+        lines = [
+            f"{event.at:.2f} {event.generation} {event.event} {event.fields}"
+            for event in self.events()
+            if event.event != "checkpoint_committed"
+        ]
         for log in sorted(self.directory.path.glob("attempts/[0-9]*/*.log")):
             lines += [f"== {log.relative_to(self.directory.path)}", *log.read_text(errors="replace").splitlines()[-8:]]
         return "\n".join(lines)

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jobs import entry
 from jobs.fence import Fence
-from jobs.judge.front import Front
 from jobs.judge.readiness import Probe
 from jobs.judge.server import Server, build
 from jobs.judge.settings import Settings, lost_model
@@ -26,6 +27,9 @@ from orchestrator import processes, rendezvous
 from orchestrator.errors import InputError, OrchestratorError, RunFailed
 from orchestrator.rendezvous import Endpoint
 
+if TYPE_CHECKING:
+    from jobs.judge.front import Front
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 600.0
 DRAIN_S = 30.0
@@ -33,7 +37,7 @@ LEASE_S = 30.0
 CHECK_EVERY_S = 5.0
 HUNG_S = 60.0
 """A server that has not said for so long that it is healthy is ended, and with it this role."""
-TICK_S = 0.2
+TICK_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Serving:
 
     Attributes:
         server: How the server was started.
+        process: Its process.
         front: The door to it.
         broken: Why the front ended, if it did.
         key_file: The key that clients present to the front.
@@ -49,6 +54,7 @@ class Serving:
     """
 
     server: Server
+    process: subprocess.Popen[bytes]
     front: Front
     broken: list[BaseException]
     key_file: Path
@@ -76,37 +82,46 @@ def serve(context: entry.Context, settings: Settings, stopped: Callable[[], bool
     key_file = rendezvous.api_key(context.run, f"{context.role}-backend")
     key, nonce = rendezvous.read_key(key_file), secrets.token_hex(8)
     replica = os.environ.get("ORCH_REPLICA", "0")
-    folder = LocalFolder(context.run.role(context.role), f"judge-{replica}")
-    try:
+    # What the server's death orphans comes to us and not to the guard, which would ask it politely first.
+    processes.adopt_orphans()
+    with ExitStack() as ending:
+        folder = LocalFolder(context.run.role(context.role), f"judge-{replica}")
+        ending.callback(folder.close)
         server = build(settings, folder=folder.path, nonce=nonce, key=key, base=os.environ)
-        broken: list[BaseException] = []
-        front = Front(server, key=key, host=rendezvous.own_address(), failed=broken.append)
-        try:
-            return _serve(context, settings, Serving(server, front, broken, key_file, nonce), stopped)
-        finally:
-            front.close()
-    finally:
-        folder.close()
+        process = _start(server)
+        ending.callback(_end, process, _role(context, "drain_s", DRAIN_S))
+        front, broken = _open(server, key)
+        ending.callback(front.close)
+        serving = Serving(server, process, front, broken, key_file, nonce)
+        _publish_while_healthy(context, settings, serving, stopped)
+    return 0
 
 
-def _serve(context: entry.Context, settings: Settings, serving: Serving, stopped: Callable[[], bool]) -> int:
-    server = serving.server
+def _open(server: Server, key: str) -> tuple[Front, list[BaseException]]:
+    """Return the front before a started server, and the list where its failure will stand."""
+    # Not before the server runs, whose own start takes far longer than this import.
+    from jobs.judge.front import Front
+
+    broken: list[BaseException] = []
+    return Front(server, key=key, host=rendezvous.own_address(), failed=broken.append), broken
+
+
+def _publish_while_healthy(
+    context: entry.Context, settings: Settings, serving: Serving, stopped: Callable[[], bool]
+) -> None:
     endpoint = _endpoint(context, serving)
     probe = Probe(
         host=rendezvous.own_address(),
         port=serving.front.port,
-        model=server.model,
-        lists_models=server.lists_models,
+        model=serving.server.model,
+        lists_models=serving.server.lists_models,
         key=rendezvous.read_key(serving.key_file),
     )
-    process = _start(server)
     try:
-        if _wait_until_ready(context, settings, serving, probe, process, stopped):
-            _keep_published(context, endpoint, serving, probe, process, stopped)
+        if _wait_until_ready(context, settings, serving, probe, stopped):
+            _keep_published(context, endpoint, serving, probe, stopped)
     finally:
         rendezvous.withdraw(context.run, endpoint.name, serving.nonce)
-        _end(process, _role(context, "drain_s", DRAIN_S))
-    return 0
 
 
 def _wait_until_ready(
@@ -114,7 +129,6 @@ def _wait_until_ready(
     settings: Settings,
     serving: Serving,
     probe: Probe,
-    process: subprocess.Popen[bytes],
     stopped: Callable[[], bool],
 ) -> bool:
     """Return True once the server has answered; False if we are told to stop before."""
@@ -122,7 +136,7 @@ def _wait_until_ready(
     server, began = serving.server, time.monotonic()
     while not stopped():
         waited_s = time.monotonic() - began
-        _raise_if_ended(process, serving)
+        _raise_if_ended(serving)
         if waited_s > limit_s:
             raise RunFailed(f"{settings.model}: {server.engine} has not answered within {limit_s:g} s.")
         shown = f"{Path(settings.model).name} with {server.engine}"
@@ -139,7 +153,6 @@ def _keep_published(
     endpoint: Endpoint,
     serving: Serving,
     probe: Probe,
-    process: subprocess.Popen[bytes],
     stopped: Callable[[], bool],
 ) -> None:
     """Renew the endpoint's lease as long as the server says that it is healthy.
@@ -151,7 +164,7 @@ def _keep_published(
     healthy_at = time.monotonic()
     checked_at = float("-inf")
     while not stopped():
-        _raise_if_ended(process, serving)
+        _raise_if_ended(serving)
         if time.monotonic() - checked_at >= CHECK_EVERY_S:
             checked_at = time.monotonic()
             fence.check()
@@ -193,10 +206,10 @@ def _start(server: Server) -> subprocess.Popen[bytes]:
     )
 
 
-def _raise_if_ended(process: subprocess.Popen[bytes], serving: Serving) -> None:
+def _raise_if_ended(serving: Serving) -> None:
     if serving.broken:
         raise RunFailed(f"The front ended: {serving.broken[0]!r}.")
-    code = process.poll()
+    code = serving.process.poll()
     if code is not None:
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         raise RunFailed(f"The {serving.server.engine} server ended {how}. Its own last words are above.")
@@ -204,14 +217,15 @@ def _raise_if_ended(process: subprocess.Popen[bytes], serving: Serving) -> None:
 
 def _end(process: subprocess.Popen[bytes], drain_s: float) -> None:
     """Ask the server to end and wait, leaving time to kill it before we are killed ourselves."""
-    if process.poll() is not None:
-        return
-    process.terminate()
-    try:
-        process.wait(timeout=max(1.0, drain_s - 5.0))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(timeout=5.0)
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=max(1.0, drain_s - 5.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(timeout=5.0)
+    # vLLM's engine has nothing to save, and takes seconds to notice that its server is gone.
+    processes.kill(processes.descendants(os.getpid()))
 
 
 def _role(context: entry.Context, field: str, otherwise: float) -> float:

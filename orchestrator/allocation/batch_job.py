@@ -34,8 +34,13 @@ class BatchJob:
     address: str
 
 
-def here(plan: Plan, environment: Mapping[str, str] = os.environ, group: int | None = None) -> BatchJob | None:
+def here(plan: Plan, environment: Mapping[str, str] = os.environ, group: int = 0) -> BatchJob | None:
     """Return the job we are in; None for a plan that runs on one machine.
+
+    Args:
+        plan: What is run.
+        environment: The batch script's.
+        group: Of a pair, whose job this is; 0 is the trainer's.
 
     Raises:
         InputError: The plan is for Slurm and this is no job of Slurm's, or one with fewer nodes.
@@ -49,7 +54,8 @@ def here(plan: Plan, environment: Mapping[str, str] = os.environ, group: int | N
         )
     from orchestrator.executors import slurm_commands
 
-    found = nodes.of_this_job(plan, environment, slurm_commands.hostnames, group)
+    only = group if plan.placement.kind == "pair" else None
+    found = nodes.of_this_job(plan, environment, slurm_commands.hostnames, only)
     return BatchJob(
         id=environment["SLURM_JOB_ID"],
         restarts=int(environment.get("SLURM_RESTART_COUNT", "0")),

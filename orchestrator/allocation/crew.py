@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from orchestrator import progress, rendezvous
 from orchestrator.allocation import launch, schedule
@@ -21,6 +22,9 @@ DRAINED = 75
 LOOK_EVERY_S = 1.0
 SILENT_S = 60.0
 """A service that has served and then has had no live endpoint for so long hangs, and is restarted."""
+LONGEST_IN_VAIN_S = 900.0
+PAUSE_IN_VAIN_S = 2.0
+"""Slurm's own programs take ten seconds to give up on a controller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +104,12 @@ class Crew:
             if self._plan.role(member.role).kind == "batch" and member.role in done and outputs.exists():
                 member.phase = Phase.SUCCEEDED
 
-    def start_what_may(self, view: View) -> None:
-        """Start every member whose turn has come and whose pause is over."""
+    def start(self, may: Callable[[Role], bool]) -> None:
+        """Start every waiting member whose pause is over and whose role may start."""
         now = time.monotonic()
         for member in self.members:
             role = self._plan.role(member.role)
-            due = member.phase is Phase.WAITING and now >= member.not_before
-            if due and schedule.may_start(self._plan, role, view):
+            if member.phase is Phase.WAITING and now >= member.not_before and may(role):
                 self._start(member, role)
 
     def collect(self) -> None:
@@ -163,14 +166,20 @@ class Crew:
 
     def _look(self, member: Member) -> None:
         """Once a second: read the log, and what the tasks on other nodes say."""
-        self._watch.look(member.role, member.log)
         if self._plan.role(member.role).kind == "batch":
-            if self._checkpoints() - member.checkpoints:
-                self._watch.forgive(member.role)  # It commits again, so it has recovered from whatever its log says.
+            self._forgive_if_it_commits(member)
             if member.phase is Phase.RUNNING:
                 self._check_progress(member)
+        self._watch.look(member.role, member.log)
         if member.phase is Phase.RUNNING and not self.stopping:
             self._tell_if_slurm_stops_it(member)
+
+    def _forgive_if_it_commits(self, member: Member) -> None:
+        """A trainer that has committed since the last look has recovered from whatever its log said until then."""
+        committed = self._checkpoints()
+        if committed - member.seen:
+            member.seen = committed
+            self._watch.forgive(member.role)
 
     def _tell_if_slurm_stops_it(self, member: Member) -> bool:
         told = member.started.signalled() if isinstance(member.started, Step) else None
@@ -190,7 +199,7 @@ class Crew:
             member.served_at = now
         elif member.served_at is None and member.age_s > role.start_timeout_s:
             self._fail(member, f"did not answer within {role.start_timeout_s:g} s")
-        elif member.served_at is not None and now - member.served_at > SILENT_S:
+        elif member.served_at is not None and now - member.served_at > SILENT_S and not role.url:
             self._fail(member, f"has not answered for {SILENT_S:g} s")
 
     def _check_progress(self, member: Member) -> None:
@@ -219,6 +228,8 @@ class Crew:
         stopped = member.phase is Phase.STOPPING and not member.failure
         success = role.kind == "batch" and code == 0
         drained = role.kind == "batch" and code == DRAINED
+        if not stopped and not self.stopping and self._never_began(member, role):
+            return
         told = not self.stopping and self._tell_if_slurm_stops_it(member)
         failed = not (success or stopped or drained or told or self.stopping)
         if failed:
@@ -233,6 +244,22 @@ class Crew:
             self._after_failure(member, role, code, cause)
         elif drained and not stopped:
             self._listener.drained(f"role {role.name}", f"Role {role.name} drained.")
+
+    def _never_began(self, member: Member, role: Role) -> bool:
+        """Have another go at a step that Slurm did not start, for some minutes; it is no failure of the role.
+
+        A controller that is down or restarted lets running jobs alone, but starts no steps.
+        """
+        if not isinstance(member.started, Step) or member.started.began:
+            member.in_vain_since = None
+            return False
+        member.in_vain_since = member.in_vain_since or member.started_at
+        if time.monotonic() - member.in_vain_since > LONGEST_IN_VAIN_S:
+            return False
+        member.phase, member.not_before = Phase.WAITING, time.monotonic() + PAUSE_IN_VAIN_S
+        said = last_line(self._watch.folder / f"srun-{member.log}")
+        self._ledger.append("role_not_started", role=role.name, replica=member.replica, cause=said)
+        return True
 
     def _cause(self, member: Member, code: int, *, success: bool, stopped: bool) -> str:
         if success:
@@ -289,6 +316,12 @@ class Crew:
     def _checkpoints(self) -> frozenset[str]:
         """Return the committed checkpoints; those are the ones with a manifest."""
         return frozenset(path.parent.name for path in self._run.checkpoints.glob("[!.]*/MANIFEST.json"))
+
+
+def last_line(log: Path) -> str:
+    """Return the last line of a log; nothing if there is none."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
+    return lines[-1] if lines else ""
 
 
 def _blamed(member: Member) -> list[str]:

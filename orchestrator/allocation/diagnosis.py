@@ -85,7 +85,7 @@ class Watch:
     """Reads the logs of one attempt as they grow and keeps the errors in order of appearance."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._read: dict[str, tuple[int, int]] = {}
         self._findings: list[Finding] = []
 
@@ -93,7 +93,7 @@ class Watch:
         """Read what a role has printed since the last look, and remember its first error there."""
         offset, line = self._read.get(log, (0, 1))
         try:
-            with open(self._folder / log, "rb") as file:
+            with open(self.folder / log, "rb") as file:
                 file.seek(offset)
                 new = file.read(READ_AT_ONCE)
         except FileNotFoundError:
@@ -133,7 +133,7 @@ class Watch:
     def _flush(self, role: str, log: str) -> None:
         """Look at everything that is left: the role has ended, so half a line is all there will be."""
         offset, line = self._read.get(log, (0, 1))
-        path = self._folder / log
+        path = self.folder / log
         rest = path.read_bytes()[offset:] if path.exists() else b""
         found = first_error(rest.decode("utf-8", errors="replace").splitlines(), role, self._shown(log), line)
         self._read[log] = (offset + len(rest), line + rest.count(b"\n"))
@@ -141,7 +141,7 @@ class Watch:
             self._findings.append(found)
 
     def _shown(self, log: str) -> str:
-        return f"attempts/{self._folder.name}/{log}"
+        return f"attempts/{self.folder.name}/{log}"
 
 
 def _end_of_traceback(lines: list[str], start: int) -> int | None:

@@ -22,7 +22,7 @@ from orchestrator import processes
 
 STOP = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 HEARD = (*STOP, signal.SIGCHLD)
-LEFTOVER_GRACE_S = 2.0
+LEFTOVER_GRACE_S = 0.5
 """What a role left behind gets SIGTERM, and this much later SIGKILL."""
 
 

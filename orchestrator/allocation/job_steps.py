@@ -19,11 +19,23 @@ from orchestrator.run_directory import RunDirectory
 class InThisJob:
     """Starts roles as steps of the job whose batch script this process is."""
 
-    def __init__(self, run: RunDirectory, plan: Plan, generation: int, job: BatchJob) -> None:
+    def __init__(
+        self, run: RunDirectory, plan: Plan, generation: int, job: BatchJob, folder: Path | None = None
+    ) -> None:
+        """Prepare.
+
+        Args:
+            run: The run.
+            plan: Its plan.
+            generation: Under which the roles run.
+            job: The job.
+            folder: Where logs go; the attempt's own folder if None.
+        """
         self._run = run
         self._plan = plan
         self._generation = generation
         self._job = job
+        self._folder = folder or run.attempt(generation)
         self._here = launch.OnThisMachine(run, generation)
 
     def start(self, role: Role, replica: int, *, number: int, log: str) -> Started:
@@ -33,7 +45,6 @@ class InThisJob:
         options = slurm_options.read(role.options)
         shown = {"checkout": launch.CHECKOUT, "run_dir": self._run.path}
         nodes = self._job.nodes.of(role, replica)
-        folder = self._run.attempt(self._generation)
         argv = srun.command(
             role,
             nodes,
@@ -43,13 +54,13 @@ class InThisJob:
             task=[
                 render.step_interpreter(options, sys.executable),
                 *("-m", "orchestrator.allocation.step"),
-                *self._task(role, replica, number, folder / log),
+                *self._task(role, replica, number, self._folder / log),
             ],
             argv=launch.command(self._run, role, render.role_interpreter(options, sys.executable)),
         )
         env = launch.environment(os.environ, self._run, role, replica=replica, generation=self._generation)
         env |= {"ORCH_NODES": ",".join(nodes), "ORCH_LEADER": self._job.address}
-        process = srun.start(argv, env, folder / f"srun-{log}")
+        process = srun.start(argv, env, self._folder / f"srun-{log}")
         return Step(
             guard=process,
             pid=process.pid,

@@ -25,18 +25,22 @@ KINDS = {
 }
 
 
-def ask(job: str) -> tuple[str, str]:
-    """Return the kind of end of a job whose supervisor left no word, and why we think so."""
+REASONS = {"NodeDown": "node_failure", "TimeLimit": "time_limit"}
+
+
+def ask(job: str) -> tuple[str, str, float | None]:
+    """Return the kind of end of a job whose supervisor left no word, why we think so, and its end in Unix seconds."""
     try:
         found = slurm_commands.show(job)
     except SchedulerUnavailable as error:
-        return UNKNOWN, f"Slurm could not say how job {job} ended: {error}"
+        return UNKNOWN, f"Slurm could not say how job {job} ended: {error}", None
     if found is None:
-        return UNKNOWN, f"Slurm has forgotten job {job}."
+        return UNKNOWN, f"Slurm has forgotten job {job}.", None
     if found.preempt_at is not None:
-        return "preempted", f"Slurm preempted job {job}."
+        return "preempted", f"Slurm preempted job {job}.", found.end_at
     kind = KINDS.get(found.state, UNKNOWN)
-    return kind, f"Job {job} ended as {found.state}" + (f" ({found.reason})." if found.reason else ".")
+    why = f" ({found.reason})." if found.reason else "."
+    return kind, f"Job {job} ended as {found.state}{why}", found.end_at
 
 
 def kind_of_end(job: Job | None, *, ends_in_s: float) -> tuple[str, str]:
@@ -50,6 +54,10 @@ def kind_of_end(job: Job | None, *, ends_in_s: float) -> tuple[str, str]:
         return "preempted", "Slurm preempts the job."
     if job is not None and job.state in ("CANCELLED", "NODE_FAIL"):
         return KINDS[job.state], f"Slurm says {job.state}" + (f" ({job.reason})." if job.reason else ".")
+    if job is not None and job.state == "COMPLETING":
+        # Slurm hides the state in which a job is being ended; the reason tells a lost node and the time limit.
+        kind = REASONS.get(job.reason, "cancelled")
+        return kind, f"Slurm ends the job ({job.reason})." if job.reason else "The job was cancelled with scancel."
     if ends_in_s < NEAR_THE_END_S:
         return "time_limit", f"The time limit of the job is {max(0.0, ends_in_s):.0f} s away."
     if job is None:

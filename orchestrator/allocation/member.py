@@ -28,8 +28,9 @@ class Member:
         restarts: How often it has been started again in this attempt.
         fruitless: How many of the newest restarts brought no new checkpoint.
         served_at: Monotonic time at which it was last seen serving; None before it first was.
-        listened_at: Monotonic time at which it was last asked what it says of itself.
         checkpoints: The committed checkpoints at its newest start.
+        seen: The committed checkpoints at the last look.
+        in_vain_since: Monotonic time since which Slurm has not started it; None if it has.
         failure: Why it is being ended, if the supervisor decided that it has failed.
     """
 
@@ -44,8 +45,9 @@ class Member:
     restarts: int = 0
     fruitless: int = 0
     served_at: float | None = None
-    listened_at: float = 0.0
     checkpoints: frozenset[str] = field(default_factory=frozenset)
+    seen: frozenset[str] = field(default_factory=frozenset)
+    in_vain_since: float | None = None
     failure: str = ""
     stop_by: float = float("inf")
 
@@ -62,7 +64,7 @@ class Member:
         """Take note of a new process."""
         self.started, self.started_at = started, time.monotonic()
         self.phase, self.served_at, self.failure = Phase.RUNNING, None, ""
-        self.stop_by, self.checkpoints = float("inf"), checkpoints
+        self.stop_by, self.checkpoints, self.seen = float("inf"), checkpoints, checkpoints
 
     def ask_to_stop(self) -> None:
         """Ask it to end, once; the guard kills when ``drain_s`` is over."""

@@ -59,6 +59,11 @@ class Step(Started):
         """Return what a task says of itself; None if it never came to run."""
         return step.read(self.run, self.role, self.replica, rank, generation=self.generation, start=self.number)
 
+    @property
+    def began(self) -> bool:
+        """Whether any of its tasks has come to run."""
+        return any(self.record(rank) is not None for rank in range(len(self.where)))
+
     def failed(self) -> step.Record | None:
         """Return the task that failed by itself, those left out that were killed because another had failed."""
         records = [record for rank in range(len(self.where)) if (record := self.record(rank)) is not None]

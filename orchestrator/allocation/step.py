@@ -24,6 +24,7 @@ from pathlib import Path
 from orchestrator import processes
 from orchestrator.allocation import guard, launch
 from orchestrator.files import private_folder, read_json, write_json
+from orchestrator.rendezvous import OWN_JOB
 from orchestrator.run_directory import RunDirectory
 
 LOOK_EVERY_S = 2.0
@@ -128,10 +129,11 @@ class Task:
         if time.monotonic() - self._looked < LOOK_EVERY_S:
             return False
         self._looked = time.monotonic()
-        if not self._run.attempt(self._record.generation + 1).exists():
+        generation = self._record.generation
+        if generation == OWN_JOB or not self._run.attempt(generation + 1).exists():
             return False
         if not self._record.superseded:
-            print(f"error: attempt {self._record.generation + 1} has begun; this one is ended.", file=sys.stderr)
+            print(f"error: attempt {generation + 1} has begun; this one is ended.", file=sys.stderr)
             self._record = replace(self._record, superseded=True)  # Not written: the record is the newer attempt's now.
         return True
 

@@ -48,6 +48,7 @@ from orchestrator.run_directory import RunDirectory
 
 if TYPE_CHECKING:
     from orchestrator.allocation.chain import Chain
+    from orchestrator.allocation.service_jobs import ServiceJobs
 
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 TICK_S = 0.1
@@ -73,6 +74,7 @@ class Supervisor:
         self.crew = self._crew()
         address = job.address if job else rendezvous.LOOPBACK
         self.gateway = GatewayProcess(run, generation, self.ledger, address) if self._has_services() else None
+        self.services = self._service_jobs() if self.plan.placement.kind == "pair" else None
         self.ending: Ending | None = None
         self._signals: list[int] = []
         self._began = time.monotonic()
@@ -103,11 +105,13 @@ class Supervisor:
         self._look()
         self._check_drain_requests()
         self.crew.collect()
-        view = self.crew.view()
+        view = self._view()
         if self.ending is None:
-            self.crew.start_what_may(view)
+            self.crew.start(lambda role: schedule.may_start(self.plan, role, view))
             for name in schedule.to_stop(self.plan, view):
                 self.crew.stop(name)
+            if self.services is not None:
+                self._keep_services(self.services, view)
         else:
             self._drain()
         if self.gateway is not None:
@@ -118,7 +122,7 @@ class Supervisor:
         anyone = self.crew.running or (self.gateway is not None and self.gateway.running)
         if self.ending is not None:
             return not anyone
-        if schedule.finished(self.plan, self.crew.view()):
+        if schedule.finished(self.plan, self._view()):
             self.ending = Ending(state="SUCCEEDED", cause="")
         return False
 
@@ -151,8 +155,9 @@ class Supervisor:
         """Find out how attempts ended that could not say so, and whether there may be one more."""
         for attempt in self._attempts()[:-1]:
             if not attempt.ended and attempt.kind == history.UNKNOWN and attempt.job:
-                kind, cause = lost_attempts.ask(attempt.job)
-                self.ledger.append("attempt_lost", attempt=attempt.number, kind=kind, job_id=attempt.job, cause=cause)
+                kind, cause, ended_at = lost_attempts.ask(attempt.job)
+                known = {"attempt": attempt.number, "kind": kind, "job_id": attempt.job, "cause": cause}
+                self.ledger.append("attempt_lost", **known, ended_at=ended_at)
         earlier = self._attempts()[:-1]
         if earlier and earlier[-1].kind == "cancelled" and not earlier[-1].ended:
             cause = f"Job {earlier[-1].job} was cancelled with scancel."
@@ -186,6 +191,22 @@ class Supervisor:
         failure = self.gateway.keep(restart=self.ending is None or self.crew.running)
         if failure and self.ending is None:
             self.watch.note("gateway", failure)
+            self._request_drain("failure", Ending(state="FAILED", cause=failure, kind="crash"))
+
+    def _is_ours(self, role: Role) -> bool:
+        """Whether the role runs in this job; of a pair, those of other groups run in theirs."""
+        return self.plan.placement.kind != "pair" or role.group == 0 or bool(role.url)
+
+    def _keep_services(self, services: ServiceJobs, view: schedule.View) -> None:
+        """Have the other jobs of a pair that are needed now, and let go those that are not any more."""
+        theirs = [role for role in self.plan.roles if not self._is_ours(role)]
+        idle = {name for name in services.phases if name in schedule.to_stop(self.plan, view)}
+        if idle:
+            services.stop(idle)
+        wanted = [role for role in theirs if schedule.wanted(self.plan, role, view)]
+        failure = services.keep(role.name for role in wanted if not schedule.blockers(role, view))
+        if failure:
+            self.watch.note("services", failure)
             self._request_drain("failure", Ending(state="FAILED", cause=failure, kind="crash"))
 
     # Stopping.
@@ -238,7 +259,7 @@ class Supervisor:
 
     def _finish(self) -> int:
         assert self.ending is not None
-        done = schedule.finished(self.plan, self.crew.view())
+        done = schedule.finished(self.plan, self._view())
         ending = Ending(state="SUCCEEDED", cause="", kind="done") if done else self._understood(self.ending)
         if done:
             self._report()
@@ -272,6 +293,8 @@ class Supervisor:
             return  # The next job is not waiting any more, it is what has taken over.
         events = read(self.run_directory.ledger)
         earlier = self._attempts(kind=ending.kind)
+        if self.services is not None and ending.state != "DRAINED":
+            self.services.stop()
         failed = self.chain.settle(
             keep=ending.state == "DRAINED",
             avoid=history.blamed(events),
@@ -290,6 +313,20 @@ class Supervisor:
 
     # What is known.
 
+    def _view(self) -> schedule.View:
+        view = self.crew.view()
+        if self.services is None:
+            return view
+        lookup = rendezvous.lookup
+        theirs = self.services.phases
+        ready = {name for name in theirs if lookup(self.run_directory, name, generation=self.generation) is not None}
+        return schedule.View(phases={**view.phases, **theirs}, ready=view.ready | ready)
+
+    def _service_jobs(self) -> ServiceJobs:
+        from orchestrator.allocation.service_jobs import ServiceJobs
+
+        return ServiceJobs(self.run_directory, self.plan, self.ledger)
+
     def _chain(self, job: BatchJob) -> Chain:
         from orchestrator.allocation.chain import Chain  # brings submitit along, which a laptop's run can do without
 
@@ -300,7 +337,7 @@ class Supervisor:
         return Crew(
             self.run_directory,
             self.plan,
-            self.plan.roles,
+            tuple(role for role in self.plan.roles if self._is_ours(role)),
             self.generation,
             self._launcher(),
             self.ledger,
@@ -367,8 +404,10 @@ class Supervisor:
             print(f"warning: no progress could be written: {error}", file=sys.stderr, flush=True)
 
     def _said_of(self, role: Role, view: schedule.View) -> str:
-        member = next(member for member in self.crew.members if member.role == role.name)
         phase = view.phases[role.name]
+        member = next((member for member in self.crew.members if member.role == role.name), None)
+        if member is None:
+            return f"{role.name} {phase if role.name in view.ready else 'waits for its job'}"
         waits_s = member.not_before - time.monotonic()
         if phase is Phase.WAITING and waits_s > 0:
             return f"{role.name} starts again in {waits_s:.0f} s"
@@ -419,8 +458,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m orchestrator.allocation.supervisor")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--submitit", action="store_true", help="in a job that 'submit' has queued")
+    parser.add_argument("--group", type=int, default=0, help="of a pair: serve this group of services")
     given = parser.parse_args(arguments)
     try:
+        if given.group:
+            from orchestrator.allocation import service_job
+
+            run = RunDirectory(given.run_dir.absolute())
+            return service_job.serve(run, plan.load(run.plan), given.group)
         if given.submitit:
             from orchestrator.executors import slurm
 

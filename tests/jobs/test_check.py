@@ -59,6 +59,19 @@ def test_a_job_that_exists_has_no_problem() -> None:
     assert problems(role("command", {"argv": ["ls", "-l"]})) == []
 
 
+def test_a_job_that_knows_one_node_only_gets_no_more() -> None:
+    judge = role("judge", {"model": "m"}, kind="service")
+    assert problems(judge | {"nodes": 2}) == [
+        "roles.a.nodes: A 'judge' runs on one node, not on 2. More copies of it are 'replicas'. Set nodes: 1."
+    ]
+    assert problems(judge | {"nodes": 1}) == []
+    assert problems(role("command", {"argv": ["ls"]}) | {"nodes": 2}) == []
+
+
+def test_a_service_that_runs_elsewhere_is_no_job() -> None:
+    assert problems(role("", {"model": "big"}, kind="service") | {"url": "https://elsewhere/v1"}) == []
+
+
 def test_an_unknown_job_answers_with_the_nearest() -> None:
     assert problems(role("comand")) == ["roles.a.job: There is no job 'comand'. Did you mean 'command'?"]
 

@@ -400,12 +400,18 @@ def test_the_schema_is_json(orchestrator: Invoke) -> None:
 @pytest.mark.parametrize(
     ("arguments", "allowed"),
     [
-        pytest.param(["--help"], {"typer"}, id="help"),
-        # Typer checks arguments with pydantic, so no verb can do without it.
-        pytest.param(["list"], {"pydantic", "typer"}, id="list"),
+        pytest.param(["--help"], [], id="help"),
+        pytest.param(["list"], [], id="list"),
+        pytest.param(["status", "a"], [], id="status"),
+        pytest.param(["status", "a", "--json"], [], id="status --json"),
+        pytest.param(["submit", "r.yaml", "--dry-run"], ["pydantic", "yaml"], id="dry run"),
     ],
 )
-def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], allowed: set[str]) -> None:
+def test_what_answers_at_once_imports_nothing_heavy(
+    root: Path, tmp_path: Path, arguments: list[str], allowed: list[str]
+) -> None:
+    runs.make(root)
+    write(tmp_path)
     heavy = ["pydantic", "yaml", "rich", "typer", "submitit", "torch", "numpy", "ray", "vllm", "openai", "aiohttp"]
     code = (
         "import atexit, sys\n"
@@ -414,9 +420,38 @@ def test_what_answers_at_once_imports_nothing_heavy(arguments: list[str], allowe
         "from orchestrator.cli import main\nmain()\n"
     )
 
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S, check=True, cwd=tmp_path
+    )
 
-    assert ended.stderr.splitlines()[-1] == repr(sorted(allowed))
+    assert ended.stderr.splitlines()[-1] == repr(allowed)
+
+
+def test_plugins_of_pydantic_are_not_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text("raise SystemExit('a plugin was loaded')")
+    (tmp_path / "loud-1.dist-info").mkdir()
+    (tmp_path / "loud-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")
+    (tmp_path / "loud-1.dist-info/entry_points.txt").write_text("[pydantic]\nloud = loud\n")
+    command = [sys.executable, "-m", "orchestrator", "submit", str(write(tmp_path)), "--dry-run"]
+
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=os.environ | {"PYTHONPATH": str(tmp_path)}
+    )
+
+    assert "a plugin was loaded" not in ended.stderr
+    assert ended.returncode == 0
+
+
+def test_a_run_may_be_called_as_a_folder_is(
+    orchestrator: Invoke, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.make(root, "jobs")
+    (tmp_path / "jobs").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    code, out, _ = orchestrator("status", "jobs")
+
+    assert (code, out.split()[0]) == (0, "jobs")
 
 
 # A real run, started by the real executor. Each takes a few seconds.

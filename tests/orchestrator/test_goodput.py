@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import goodput
+from orchestrator import cli, goodput
 from orchestrator.goodput import Goodput, Step
 from orchestrator.ledger import Event
+from tests.orchestrator import runs
 
 
 def at(moment: float, event: str, generation: int = 1, **fields: Any) -> Event:
@@ -241,3 +242,17 @@ def test_the_table_names_every_cause() -> None:
     )
     assert "  productive        20.0 s   28.6%  committed steps" in lines
     assert len(lines) == 2 + len(goodput.CAUSES)
+
+
+def test_the_command_prints_the_table_or_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs.make(tmp_path)
+    runs.tell(run, 1, "attempt_started", at=100.0, attempt=1)
+    runs.tell(run, 1, "run_finished", at=110.0, state="SUCCEEDED", kind="done")
+    monkeypatch.setenv("ORCH_RUNS", str(tmp_path))
+
+    cli.app(["goodput", "a", "--json"], standalone_mode=False)
+    assert json.loads(capsys.readouterr().out)["allocated_s"] == 10.0
+    cli.app(["goodput", "a"], standalone_mode=False)
+    assert capsys.readouterr().out.startswith("a: goodput 0.00 of 10 s allocated")

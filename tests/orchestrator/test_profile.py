@@ -75,7 +75,7 @@ def test_a_wrong_profile_is_refused_with_file_and_line(folder: Path) -> None:
         "bad.yaml: 2 problems.\n"
         "  bad.yaml:2: node.cpus: Input should be greater than or equal to 1, got 0.\n"
         "  bad.yaml:3: partiton: No such key. Known keys: "
-        "environment, executor, hetjobs, node, roles, signal_s, slurm, time_limit."
+        "crash_pause_s, environment, executor, hetjobs, node, roles, signal_s, slurm, time_limit."
     )
 
 

@@ -259,13 +259,50 @@ def test_the_doctor_probes_a_node_and_leaves_nothing_behind(login: LoginNode) ->
     assert list((login.folder / "runs").iterdir()) == []
 
 
+NOWHERE = """
+from orchestrator import doctor
+from orchestrator.profile import Profile
+profile = Profile.model_validate({"executor": "slurm", "slurm": {"partition": "nowhere"}})
+print(*doctor.look(profile, probe=False), sep="\\n")
+"""
+
+
 def test_the_doctor_names_a_partition_that_slurm_refuses(login: LoginNode) -> None:
-    probe = "from orchestrator import doctor; from orchestrator.profile import Profile; "
-    look = "print(*doctor.look(Profile.model_validate({'executor': 'slurm', 'slurm': {'partition': 'nope'}}), probe=False), sep='\\n')"
+    done = login.sandbox.run([sys.executable, "-c", NOWHERE], cwd=CHECKOUT)
 
-    done = login.sandbox.run([sys.executable, "-c", probe + look], cwd=CHECKOUT)
+    refused = "sbatch: Slurm refused: sbatch: error: invalid partition specified: nowhere"
+    assert f"problem  profile, slurm: {refused}" in done.stdout
 
-    assert (
-        "problem  profile, slurm: sbatch: Slurm refused: sbatch: error: invalid partition specified: nope"
-        in done.stdout
-    )
+
+HETEROGENEOUS = """\
+name: a
+placement: hetjob
+roles:
+  train: {job: command, nodes: 2, with: {argv: [sleep, "3"]}}
+  judge: {job: command, with: {argv: [sleep, "3"]}}
+time_limit: 5m
+"""
+
+
+def test_a_heterogeneous_run_is_one_job_under_its_leaders_id(login: LoginNode) -> None:
+    (login.folder / "a.yaml").write_text(HETEROGENEOUS)
+    login.hold_jobs()
+    job = login.orchestrator("submit", login.folder / "a.yaml", "--parsable").stdout.partition(";")[0]
+
+    assert sorted(login.queue()) == [f"{job}+0", f"{job}+1"]
+    assert login.status()["job"] == job
+    assert login.orchestrator("resume", "a").returncode == 3
+
+    login.let_jobs_start()
+    assert login.ended() == "SUCCEEDED"
+    login.wait_for(lambda: login.queue() == [], "an empty queue")
+
+
+def test_a_waiting_heterogeneous_run_is_cancelled_whole(login: LoginNode) -> None:
+    (login.folder / "a.yaml").write_text(HETEROGENEOUS)
+    login.hold_jobs()
+    login.orchestrator("submit", login.folder / "a.yaml")
+
+    assert login.orchestrator("cancel", "a").returncode == 0
+
+    assert login.queue() == []
