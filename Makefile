@@ -37,7 +37,7 @@ demo: setup      ## Build tiny models, train, evaluate and report, on this machi
 	$(BIN)/python -m orchestrator submit recipes/geo3k-tiny.yaml --follow --force-new
 
 test: setup      ## Run all tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup lint ## Run linters and the fast tests.
 	$(BIN)/python -m pytest -m 'not slow' -n 2

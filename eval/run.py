@@ -75,10 +75,7 @@ async def evaluate(context: Context, settings: Settings, drain: Drain) -> int:
     from jobs.rewards.scorer import Scorer
 
     examples = {name: _examples(task) for name, task in settings.tasks.items()}
-    rewards = settings.metrics()
-    async with Scorer(
-        rewards, run=context.run, role=context.role, generation=context.generation, progress=context.progress
-    ) as scorer:
+    async with Scorer.of_role(context, settings.metrics()) as scorer:
         for label in in_order(settings.models):
             context.progress.update(f"checking {label}", message="its weights and what is answered already")
             jobs = await asyncio.to_thread(_jobs, context, settings, label, examples)

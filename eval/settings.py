@@ -80,6 +80,12 @@ def in_order(labels: Iterable[str]) -> list[str]:
     return sorted(labels, key=lambda label: label != FIRST)
 
 
+def services(settings: Settings) -> dict[str, str]:
+    """Return the roles that an evaluation asks, by the place of their name."""
+    judge = {} if settings.judge is None else {"judge": settings.judge}
+    return judge | settings.rewards.services("rewards")
+
+
 def missing(settings: Settings) -> list[str]:
     """Return the tasks whose files are not there, one sentence each."""
     return [

@@ -7,9 +7,10 @@ Prints one JSON object: ``problems`` can never work, ``missing`` does not work i
 (a package, a file). Every entry has ``path`` (keys from the recipe's root), ``place`` (the same in
 one string), ``fact`` and ``way_out``. Exit code 0 even with problems: finding them is the work.
 
-A settings module may add to what its ``Settings`` can say, with two functions that take the settings
-and return ``orchestrator.errors.Problem``s or sentences: ``problems(settings)`` and ``missing(settings)``.
-A problem's place is a path below ``with``, for example ``"engine.name"``; a sentence may begin with one.
+A settings module may add to what its ``Settings`` can say, with functions that take the settings:
+``problems(settings)`` and ``missing(settings)`` return ``orchestrator.errors.Problem``s or sentences, and
+``services(settings)`` the names of the roles that the job asks, by place. A place is a path below ``with``,
+for example ``"engine.name"``; a sentence may begin with one.
 """
 
 from __future__ import annotations
@@ -50,14 +51,17 @@ def check(roles: Iterable[dict[str, Any]]) -> Findings:
     """Return what is wrong with the jobs of ``roles`` and their settings.
 
     Args:
-        roles: Of each the keys ``name``, ``job``, ``kind``, ``settings`` and maybe ``nodes`` of a plan's role.
-            More keys may be there: a recipe with other problems is checked too, so that all show at once.
+        roles: Of each the keys ``name``, ``job``, ``kind``, ``settings`` and maybe ``needs`` and ``nodes`` of a
+            plan's role; of one that runs elsewhere ``name`` and ``url``. More keys may be there: a recipe with
+            other problems is checked too, so that all show at once.
     """
     found = Findings()
+    roles = list(roles)
+    names = [role["name"] for role in roles]
     # A service that runs elsewhere is none of our jobs.
     roles = [role for role in roles if not role.get("url")]
     for role in roles:
-        found.add(_role(role))
+        found.add(_role(role, names))
     counts = Counter(role["job"] for role in roles)
     for role in roles:
         job = JOBS.get(role["job"])
@@ -73,14 +77,14 @@ def answer(roles: Iterable[dict[str, Any]]) -> str:
     return json.dumps({"problems": [_shown(f) for f in found.problems], "missing": [_shown(f) for f in found.missing]})
 
 
-def _role(role: dict[str, Any]) -> Findings:
+def _role(role: dict[str, Any], names: list[str]) -> Findings:
     job = _job(role["job"])
     if job is None:
         return Findings(problems=[_unknown(role)])
     found = Findings(problems=_kind(role) + _nodes(role))
     module = _settings_module(job)
     if module is not None:
-        found.add(_settings(module, role["settings"], ("roles", role["name"], "with")))
+        found.add(_settings(module, role, names))
     return found
 
 
@@ -133,7 +137,8 @@ def _nodes(role: dict[str, Any]) -> list[Fault]:
     return [Fault(path=("roles", role["name"], "nodes"), fact=fact, way_out="Set nodes: 1.")]
 
 
-def _settings(module: ModuleType, values: Any, path: tuple[str | int, ...]) -> Findings:
+def _settings(module: ModuleType, role: dict[str, Any], names: list[str]) -> Findings:
+    values, path = role["settings"], ("roles", role["name"], "with")
     settings_type: type[Section] = module.Settings
     try:
         settings = settings_type.model_validate(values)
@@ -147,9 +152,32 @@ def _settings(module: ModuleType, values: Any, path: tuple[str | int, ...]) -> F
             problems=[_below(path, fault) for fault in found if not _is_placeholder(_at(values, fault.path))]
         )
     return Findings(
-        problems=[_told(path, item) for item in _hook(module, "problems", settings)],
+        problems=[_told(path, item) for item in _hook(module, "problems", settings)]
+        + [_below(path, fault) for fault in _strangers(module, settings, role, names)],
         missing=[_told(path, item) for item in _hook(module, "missing", settings)],
     )
+
+
+def _strangers(module: ModuleType, settings: Section, role: dict[str, Any], names: list[str]) -> list[Fault]:
+    """Return a fault for every role that the job would ask in vain: nothing makes sure that it runs meanwhile."""
+    hook = getattr(module, "services", None)
+    if hook is None or "needs" not in role:
+        return []
+    return [
+        Fault(
+            path=tuple(place.split(".")),
+            fact=f"{role['name']!r} asks the role {name!r}, but does not need it.",
+            way_out=f"Add {name!r} to its 'needs'.",
+        )
+        if name in names
+        else Fault(
+            path=tuple(place.split(".")),
+            fact=f"There is no role {name!r}.",
+            way_out=nearest(name, set(names) - {role["name"]}, "roles"),
+        )
+        for place, name in hook(settings).items()
+        if name not in role["needs"]
+    ]
 
 
 def _hook(module: ModuleType, name: str, settings: Section) -> list[Problem | str]:

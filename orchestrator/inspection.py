@@ -73,18 +73,24 @@ def faults(data: Any, folder: Path) -> tuple[list[Fault], list[Fault]]:
 
 
 def roles(data: Any) -> list[dict[str, Any]]:
-    """Return what ``jobs.check`` asks of every role; those whose job is not started by us are left out."""
-    from orchestrator.rules import services
+    """Return what ``jobs.check`` is told of every role; of those that run elsewhere, that they are there."""
+    from orchestrator.rules import links, services
 
     written = data.get("roles")
     if not isinstance(written, dict):
         return []
     running = services(written)
-    return [
+    elsewhere = [
+        {"name": name, "url": role["url"]}
+        for name, role in written.items()
+        if isinstance(role, dict) and isinstance(role.get("url"), str) and role["url"]
+    ]
+    return elsewhere + [
         {
             "name": name,
             "job": role["job"],
             "kind": "service" if name in running else "batch",
+            "needs": links(role, "needs"),
             "nodes": role.get("nodes", 1),
             "settings": role.get("with", {}),
         }

@@ -54,7 +54,9 @@ def test_the_recipe_is_called_like_its_file(path: Path) -> None:
 
 @pytest.mark.parametrize("path", PROFILES, ids=name)
 def test_the_profile_is_valid(path: Path) -> None:
-    profile.load(path.stem, CHECKOUT / "cluster")
+    site = profile.load(path.stem, CHECKOUT / "cluster")
+
+    assert site.executor == ("local" if path.stem == "local" else "slurm")
 
 
 def test_the_tiny_recipe_is_the_real_one_with_a_role_that_makes_models() -> None:

@@ -55,8 +55,10 @@ def test_preempted_again_and_again_no_step_is_lost(cluster: Cluster, table: Faul
     table.add("preemption by a job of higher priority, twice", "drained, next job took over", max(took), 0)
 
 
-@pytest.mark.parametrize("placement", ["slice", "hetjob"])
-@pytest.mark.parametrize("how", ["batch", "steps", "both, twice"])
+@pytest.mark.parametrize(
+    ("how", "placement"),
+    [("batch", "hetjob"), ("steps", "slice"), ("both, twice", "slice"), ("both, twice", "hetjob")],
+)
 def test_signals_to_the_batch_script_or_to_the_steps_make_one_drain(cluster: Cluster, how: str, placement: str) -> None:
     run = cluster.submit(recipe(steps=25, placement=placement, judge={"slurm": {"partition": "train"}}))
     run.wait_step(4)
@@ -137,8 +139,13 @@ def test_a_role_that_hangs_is_started_again(cluster: Cluster, table: FaultTable,
     table.add(f"the {role} hangs (SIGSTOP)", "noticed by its silence, started again", longest_gap(run, at), 0)
 
 
-@pytest.mark.parametrize("how", ["state=down", "power failure", "cable cut"])
-@pytest.mark.parametrize("whose", ["leader", "judge", "worker"])
+@pytest.mark.parametrize(
+    ("whose", "how"),
+    [
+        *((whose, how) for whose in ("leader", "judge", "worker") for how in ("state=down", "cable cut")),
+        ("leader", "power failure"),
+    ],
+)
 def test_the_loss_of_a_node_moves_the_run(cluster: Cluster, table: FaultTable, whose: str, how: str) -> None:
     # Slurm takes up to half a minute to give up a node that does not answer.
     run = cluster.submit(recipe(steps=1000))
@@ -286,3 +293,39 @@ def test_a_pair_goes_on_training_when_the_judges_node_is_lost(cluster: Cluster, 
     assert len(run.events("attempt_started")) == 1, run.story()
     assert len(run.events("service_job_queued")) == 2
     table.add("pair: the judge's node is lost", "next judge job; training waits for it", longest_gap(run, at), 0)
+
+
+def test_a_secret_of_the_shell_reaches_the_roles_and_nobody_else(cluster: Cluster) -> None:
+    canary = "canary-5d41402abc4b2a76b9719d911017c592"
+    said = {"argv": ["bash", "-c", f"test ${{#HF_TOKEN}} = {len(canary)} && sleep 3"]}
+    what = {"name": "r", "roles": {"work": {"job": "command", "with": said}}, "time_limit": "10m"}
+    cluster.environment["HF_TOKEN"] = canary
+    try:
+        run = cluster.submit(what)
+    finally:
+        del cluster.environment["HF_TOKEN"]
+    run.wait_until(lambda: run.events("role_started"), "the role")
+    shown = cluster.sandbox.run(["scontrol", "show", "job", "--details", run.job_now], timeout_s=20).stdout
+    script = cluster.sandbox.run(["scontrol", "write", "batch_script", run.job_now, "-"], timeout_s=20).stdout
+    assert "#SBATCH" in script
+    argv = command_lines()
+    run.wait_end()
+    files = [path for path in run.directory.path.rglob("*") if path.is_file()]
+    holding = [path for path in files if canary.encode() in path.read_bytes()]
+    assert [path.name for path in holding] == ["environment.json"]
+    assert holding[0].stat().st_mode & 0o077 == 0
+    spool = [path for path in (cluster.folder / "slurm").rglob("*") if path.is_file()]
+    assert not [path for path in spool if canary.encode() in path.read_bytes()]
+    assert canary not in shown + script
+    assert not [line for line in argv if canary.encode() in line]
+
+
+def command_lines() -> list[bytes]:
+    """Return the command lines of all processes of the machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found.append(path.read_bytes())
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # It has ended meanwhile.
+    return found

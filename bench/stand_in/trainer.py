@@ -16,6 +16,8 @@ from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
 from tests.orchestrator.allocation.fakes.batch import ask
 
+FOLLOW_S = 0.05
+
 
 def main() -> int:
     """Train, and publish what a finished role publishes."""
@@ -25,6 +27,8 @@ def main() -> int:
     given = parser.parse_args()
     run = RunDirectory(given.run_dir)
     asked = work.hear(run.path)
+    if os.environ.get("ORCH_NODE_RANK", "0") != "0":
+        return _follow(run, given.role, asked)
     settings = plan.load(run.plan).role(given.role).settings
     generation = int(os.environ["ORCH_GENERATION"])
     book = Ledger(run.ledger, generation)
@@ -51,6 +55,13 @@ def main() -> int:
     if code == 0:
         rendezvous.publish_outputs(run, given.role, {"step": str(marks.newest_step(run.path))})
     return code
+
+
+def _follow(run: RunDirectory, role: str, asked: list[int]) -> int:
+    """Be a node that only holds its place: end when asked, or when the first one has finished."""
+    while not asked and not (run.outputs / f"{role}.json").exists():
+        time.sleep(FOLLOW_S)
+    return work.DRAINED if asked else 0
 
 
 if __name__ == "__main__":

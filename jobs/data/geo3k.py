@@ -1,4 +1,4 @@
-"""Geometry3K in parquet: plain, or with the visual annotations of system A (Perception-R1).
+"""Geometry3K in parquet: plain, or with the visual annotations of Perception-R1.
 
 Columns: ``problem``, ``answer``, ``images`` (a list; each a path, bytes, or ``{bytes, path}``) and,
 optionally, ``visual_key_info``, ``id``. Other columns (``choices``, ``ground_truth``) are left alone.

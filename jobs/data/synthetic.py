@@ -3,7 +3,7 @@
 A scene holds some kinds of shapes ("red circles"), each a few times, on a white ground. The
 question names the kinds and asks for their total; the facts say how many there are of each. Whoever
 perceives the facts right has the answer by one addition, so a reward for perception and one for
-accuracy pull the same way. Written as parquet in system A's schema, read back by ``jobs.data.geo3k``.
+accuracy pull the same way. Written as parquet in Perception-R1's schema, read back by ``jobs.data.geo3k``.
 
 The notation is for models with three layers. A kind comes before its number, so that a policy counts
 what it has just named. Numbers are words joined to what is before them, because Qwen2's tokenizer
@@ -74,7 +74,7 @@ class Scene:
 
     @property
     def response(self) -> str:
-        """A response in system A's strict format that perceives and answers everything right."""
+        """A response in Perception-R1's strict format that perceives and answers everything right."""
         return response(self.counts, self.total)
 
 
@@ -97,7 +97,7 @@ def claim(kind: str, number: int) -> str:
 
 
 def response(counts: Sequence[tuple[str, int]], total: int) -> str:
-    """Return a response in system A's strict format that claims these counts and this total."""
+    """Return a response in Perception-R1's strict format that claims these counts and this total."""
     claims = "\n".join(claim(kind, number) for kind, number in counts)
     addition = "+".join(WORDS[number] for _, number in counts)
     return f"<think>\n{claims}\n{addition}={total}\n</think>\n<answer>\n\\boxed{{{total}}}\n</answer>"
@@ -199,7 +199,7 @@ def _draw_shape(pen: ImageDraw.ImageDraw, shape: str, colour: tuple[int, int, in
 
 
 def write(path: Path, drawn: Sequence[Scene], responses: Sequence[str] | None = None) -> None:
-    """Write scenes as parquet in system A's schema, atomically.
+    """Write scenes as parquet in Perception-R1's schema, atomically.
 
     Args:
         path: The file.

@@ -42,7 +42,7 @@ def advantages(
         normalise: ``group`` divides by the group's standard deviation (ddof 1) plus ``eps``;
             ``batch`` by the whole batch's; ``none`` does not divide (Dr.GRPO); ``rloo`` compares
             with the mean of the other samples.
-        eps: TRL 1e-4 (ours), verl and System A 1e-6, OpenRLHF 1e-9.
+        eps: TRL 1e-4 (ours), verl and Perception-R1 1e-6, OpenRLHF 1e-9.
         min_valid: Fewest rewards a group must have.
 
     Returns:
@@ -159,7 +159,7 @@ def kl(logp_new_NT: Tensor, logp_ref_NT: Tensor, kind: Literal["k1", "k2", "k3"]
     """Return the estimate of KL(new || ref) at every token, from sampled tokens only.
 
     k1 is unbiased but, used as a loss, has a gradient of mean zero; k2's gradient is right; k3 is
-    never negative. System A clamps k3 to 10 in magnitude; a difference so large that it would
+    never negative. Perception-R1 clamps k3 to 10 in magnitude; a difference so large that it would
     matter has left the region where any of the three means something, so we do not hide it.
 
     Source: Schulman, "Approximating KL divergence", 2020.

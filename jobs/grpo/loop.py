@@ -67,13 +67,7 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
     finally:
         await imports
     try:
-        async with Scorer(
-            settings.rewards,
-            run=context.run,
-            role=context.role,
-            generation=context.generation,
-            progress=context.progress,
-        ) as scorer:
+        async with Scorer.of_role(context, settings.rewards) as scorer:
             trainer = Trainer(context, settings, drain, fence, examples, source, total, crew, scorer)
             state = await trainer.run(state)
     finally:

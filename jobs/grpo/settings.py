@@ -135,6 +135,11 @@ class Settings(Section):
         return self
 
 
+def services(settings: Settings) -> dict[str, str]:
+    """Return the roles that training asks, by the place of their name."""
+    return settings.rewards.services("rewards")
+
+
 def missing(settings: Settings) -> list[str]:
     """Return what this installation lacks to run these settings, one sentence each."""
     found = absent("data.path", settings.data.source, settings.data.path)

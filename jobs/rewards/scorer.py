@@ -1,7 +1,6 @@
 """The scorer: sends one response to all its rewards at once and adds up what it earns.
 
-async with Scorer(settings.rewards, run=context.run, role=context.role, generation=context.generation,
-                  progress=context.progress) as scorer:
+async with Scorer.of_role(context, settings.rewards) as scorer:
     score = await scorer.score(example, response)      # the moment a response ends
 """
 
@@ -12,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobs.entry import Context
 from jobs.rewards import registry
 from jobs.rewards.part import Example, Reward, Surroundings
 from jobs.rewards.settings import Rewards
@@ -64,6 +64,13 @@ class Scorer:
             run=run, role=role, generation=generation, progress=progress, faithful=rewards.faithful
         )
         self._rewards: dict[str, Reward] = {}
+
+    @classmethod
+    def of_role(cls, context: Context, rewards: Rewards) -> Scorer:
+        """Return the scorer of a job: it asks the judge of the job's run, and says so where the job speaks."""
+        return cls(
+            rewards, run=context.run, role=context.role, generation=context.generation, progress=context.progress
+        )
 
     async def __aenter__(self) -> Scorer:
         self._rewards = registry.build(self._settings, self._surroundings)

@@ -137,6 +137,12 @@ class Rewards(Section):
         """Return the weight of every reward that the recipe names."""
         return {name: part.weight for name, part in self.parts().items()}
 
+    def services(self, place: str) -> dict[str, str]:
+        """Return the roles that rewards ask, by the place of their name; ``place`` is that of the rewards."""
+        if self.visual_perception is None:
+            return {}
+        return {f"{place}.visual_perception.judge": self.visual_perception.judge}
+
 
 def names() -> tuple[str, ...]:
     """Return the names of the built-in rewards."""

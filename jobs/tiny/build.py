@@ -1,6 +1,6 @@
 """Makes everything in one folder: scenes, untrained models, their warm start, the judge's measurement.
 
-train.parquet test.parquet    scenes in system A's schema
+train.parquet test.parquet    scenes in Perception-R1's schema
 base/                         the policy before its warm start
 policy/ judge/                the models; judge/judge.json says how good the judge is
 """

@@ -225,7 +225,7 @@ class Crew:
         role = self._plan.role(member.role)
         if role.kind == "service":
             self._remove_endpoint(member)
-        stopped = member.phase is Phase.STOPPING and not member.failure
+        stopped = (member.phase is Phase.STOPPING and not member.failure) or (self.stopping and role.kind == "service")
         success = role.kind == "batch" and code == 0
         drained = role.kind == "batch" and code == DRAINED
         if not stopped and not self.stopping and self._never_began(member, role):

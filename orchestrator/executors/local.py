@@ -24,9 +24,6 @@ from orchestrator.run_directory import RunDirectory
 if TYPE_CHECKING:
     from submitit.local.local import LocalJob
 
-_STARTED: list[subprocess.Popen[bytes]] = []
-"""Supervisors this process has started. Kept, so that one who lives on is not complained about."""
-
 
 def start(run: RunDirectory, plan: Plan) -> dict[str, Any]:
     """Start the run's next attempt in the background and return what ``run.json`` now says.
@@ -47,14 +44,14 @@ def start(run: RunDirectory, plan: Plan) -> dict[str, Any]:
     control.cancel_file(run).unlink(missing_ok=True)  # It was meant for an attempt that is over.
     before = os.umask(0o077)  # submitit writes its files with the modes of its time.
     try:
-        job = _submit(run, plan, attempt)
+        job, pid = _submit(run, plan, attempt)
     finally:
         os.umask(before)
-    process = processes.find(_STARTED[-1].pid)
+    process = processes.find(pid)
     record = {
         "executor": "local",
         "job_id": job.job_id,
-        "pid": _STARTED[-1].pid,
+        "pid": pid,
         "start_time": process.start if process else None,
         "host": socket.gethostname(),
         "submitted_at": time.time(),
@@ -64,8 +61,8 @@ def start(run: RunDirectory, plan: Plan) -> dict[str, Any]:
     return record
 
 
-def _submit(run: RunDirectory, plan: Plan, attempt: int) -> LocalJob[Any]:
-    """Hand the supervisor to submitit, which is imported here because it takes 160 ms."""
+def _submit(run: RunDirectory, plan: Plan, attempt: int) -> tuple[LocalJob[Any], int]:
+    """Hand the supervisor to submitit, which is imported here because it takes 160 ms; return job and pid."""
     from submitit.local.local import LocalExecutor, LocalJob
 
     from orchestrator.allocation.launch import CHECKOUT
@@ -73,6 +70,8 @@ def _submit(run: RunDirectory, plan: Plan, attempt: int) -> LocalJob[Any]:
 
     class Detached(LocalExecutor):
         """Starts the pickled callable itself instead of a controller that would start it."""
+
+        pid = 0
 
         def _submit_command(self, command: str) -> LocalJob[Any]:
             job: LocalJob[Any] = LocalJob(folder=self.folder, job_id=str(attempt), tasks=[0])
@@ -87,12 +86,14 @@ def _submit(run: RunDirectory, plan: Plan, attempt: int) -> LocalJob[Any]:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
-            _STARTED.append(process)
+            self.pid = process.pid
+            # It is to outlive this process, which a Popen without an exit code would complain about.
+            process.returncode = 0
             return job
 
     executor = Detached(private_folder(run.path / "submitit"))
     executor.update_parameters(name=plan.name)
-    return cast("LocalJob[Any]", executor.submit(supervise, str(run.path)))
+    return cast("LocalJob[Any]", executor.submit(supervise, str(run.path))), executor.pid
 
 
 def _environment(plan: Plan, job_id: str) -> dict[str, str]:

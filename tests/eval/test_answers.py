@@ -1,4 +1,4 @@
-"""What counts as the same answer. The measured pairs of system A are in tests/jobs/rewards/test_seed_cases.py."""
+"""What counts as the same answer. Perception-R1's measured pairs are in tests/jobs/rewards/test_seed_cases.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading the judge's replies. The measured pairs of system A are in tests/jobs/rewards/test_seed_cases.py."""
+"""Reading the judge's replies. Perception-R1's measured pairs are in tests/jobs/rewards/test_seed_cases.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The required form. The measured pairs of system A are in tests/jobs/rewards/test_seed_cases.py."""
+"""The required form. Perception-R1's measured pairs are in tests/jobs/rewards/test_seed_cases.py."""
 
 from __future__ import annotations
 

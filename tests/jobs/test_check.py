@@ -72,6 +72,51 @@ def test_a_service_that_runs_elsewhere_is_no_job() -> None:
     assert problems(role("", {"model": "big"}, kind="service") | {"url": "https://elsewhere/v1"}) == []
 
 
+TRAIN = {"model": "m", "data": {"source": "geo3k", "path": "{tiny.data}"}, "rewards": {"visual_perception": 0.7}}
+EVAL = {"models": {"a": "m"}, "tasks": {"t": {"source": "geo3k", "path": "{tiny.data}"}}}
+
+
+def asking(job: str, settings: dict[str, Any], **fields: Any) -> list[str]:
+    """Return the problems of a role that asks a judge, beside a judge that runs elsewhere."""
+    return problems({"name": "judge", "url": "https://elsewhere/v1"}, role(job, settings) | fields)
+
+
+@pytest.mark.parametrize(
+    ("job", "settings", "place"),
+    [
+        pytest.param(
+            "grpo",
+            TRAIN | {"rewards": {"visual_perception": {"weight": 0.7, "judge": "jugde"}}},
+            "rewards.visual_perception.judge",
+            id="training",
+        ),
+        pytest.param("eval", EVAL | {"judge": "jugde"}, "judge", id="evaluation"),
+        pytest.param(
+            "eval",
+            EVAL | {"rewards": {"accuracy": 1, "visual_perception": {"weight": 1, "judge": "jugde"}}},
+            "rewards.visual_perception.judge",
+            id="evaluation with its own rewards",
+        ),
+    ],
+)
+def test_a_misspelt_judge_answers_with_the_nearest_role(job: str, settings: dict[str, Any], place: str) -> None:
+    assert asking(job, settings, needs=["judge"]) == [
+        f"roles.a.with.{place}: There is no role 'jugde'. Did you mean 'judge'?"
+    ]
+
+
+def test_a_judge_that_is_not_needed_may_be_gone_when_it_is_asked() -> None:
+    assert asking("grpo", TRAIN, needs=[]) == [
+        "roles.a.with.rewards.visual_perception.judge: 'a' asks the role 'judge', but does not need it. "
+        "Add 'judge' to its 'needs'."
+    ]
+
+
+def test_a_judge_that_is_needed_may_be_asked() -> None:
+    assert asking("grpo", TRAIN, needs=["judge"]) == []
+    assert asking("grpo", TRAIN | {"rewards": {"accuracy": 1}}, needs=[]) == []
+
+
 def test_an_unknown_job_answers_with_the_nearest() -> None:
     assert problems(role("comand")) == ["roles.a.job: There is no job 'comand'. Did you mean 'command'?"]
 

@@ -23,8 +23,14 @@ RECIPE = {"roles": {"a": {"job": "x", "with": {"m": 1}}, "b": {"job": "y", "need
 
 def test_every_role_with_a_job_is_asked_about() -> None:
     assert inspection.roles(RECIPE) == [
-        {"name": "a", "job": "x", "kind": "service", "settings": {"m": 1}},
-        {"name": "b", "job": "y", "kind": "batch", "settings": {}},
+        {"name": "a", "job": "x", "kind": "service", "needs": [], "nodes": 1, "settings": {"m": 1}},
+        {"name": "b", "job": "y", "kind": "batch", "needs": ["a"], "nodes": 1, "settings": {}},
+    ]
+
+
+def test_of_a_role_that_runs_elsewhere_only_its_name_is_told() -> None:
+    assert inspection.roles({"roles": {"judge": {"url": "https://elsewhere/v1", "with": {"model": "big"}}}}) == [
+        {"name": "judge", "url": "https://elsewhere/v1"}
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -160,11 +161,14 @@ def test_a_missing_key_is_placed_where_it_should_be() -> None:
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ab:- \n[]{}&*!|>'\"#%0123.e~<,?\\x", max_size=60))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_is_read_or_refused_with_a_place(text: str) -> None:
     try:
-        read(text)
-    except InputError:
-        return
+        data, refused = read(text), None
+    except InputError as error:
+        data, refused = None, str(error)
+
+    assert refused is None or refused.startswith("r.yaml:")
+    assert json.loads(json.dumps(data)) == data
 
 
 _SCALAR = (

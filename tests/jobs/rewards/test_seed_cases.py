@@ -1,12 +1,11 @@
-"""Every measured behaviour of system A (Perception-R1 at c47eaf2), against ours.
+"""Every measured behaviour of Perception-R1's reward functions (at c47eaf2), against ours.
 
 The cases are pairs of input and output of the published functions. A *spec* is reproduced. For a
 *surprise* or a *bug* ``DECISIONS`` says what ours gives and why; one that we have not seen yet (in a
 file of somebody else's) must give sane numbers. With ``faithful`` every published value comes back,
 wherever the published code runs.
 
-The cases are read from the file that ``REWARD_CASES`` names, else from ``shared/cases/rewards.json``
-beside the checkout, else from our copy of it.
+The cases are those of ``tests/cases/seed_rewards.json``, or of the file that ``REWARD_CASES`` names.
 """
 
 from __future__ import annotations
@@ -34,7 +33,8 @@ from jobs.rewards.settings import Rewards
 from orchestrator.run_directory import RunDirectory
 from tests.jobs.rewards.fake_judge import FakeJudge, completion, status
 
-CHECKOUT = Path(__file__).parents[3]
+SHIPPED = Path(__file__).parents[2] / "cases/seed_rewards.json"
+GIVEN = Path(os.environ.get("REWARD_CASES", SHIPPED))
 MISSING = "missing"
 """NaN, in a form that compares."""
 
@@ -87,12 +87,8 @@ class Problem:
     visual_key_info: str | None
 
 
-def cases() -> list[dict[str, Any]]:
-    """Return the cases of system A."""
-    named = os.environ.get("REWARD_CASES")
-    beside = CHECKOUT.parent / "shared/cases/rewards.json"
-    copy = CHECKOUT / "tests/cases/seed_rewards.json"
-    path = Path(named) if named else beside if beside.exists() else copy
+def cases(path: Path = GIVEN) -> list[dict[str, Any]]:
+    """Return the cases of Perception-R1."""
     found = json.loads(path.read_text(encoding="utf-8"))["cases"]
     return [case for case in found if case["system"] == "A"]
 
@@ -127,19 +123,9 @@ def test_faithful_gives_the_published_value(case: dict[str, Any], tmp_path: Path
 
 
 def test_every_case_that_is_no_spec_has_a_decision() -> None:
-    undecided = [case["id"] for case in cases() if case["flag"] != "spec" and case["id"] not in DECISIONS]
+    found = cases(SHIPPED)
 
-    if "REWARD_CASES" in os.environ:
-        pytest.skip("another file may hold cases that we have not seen")
-    assert undecided == []
-
-
-def test_our_copy_of_the_cases_is_complete() -> None:
-    beside = CHECKOUT.parent / "shared/cases/rewards.json"
-    if not beside.exists():
-        pytest.skip("there is nothing to compare with beside this checkout")
-
-    assert json.loads((CHECKOUT / "tests/cases/seed_rewards.json").read_text()) == json.loads(beside.read_text())
+    assert {case["id"] for case in found if case["flag"] != "spec"} == set(DECISIONS)
 
 
 def ours(case: dict[str, Any], folder: Path, *, faithful: bool) -> Any:

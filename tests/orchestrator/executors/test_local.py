@@ -36,9 +36,11 @@ def ended(run: RunDirectory) -> str:
 def test_a_run_outlives_the_process_that_submitted_it(tmp_path: Path) -> None:
     run = make_run(tmp_path, batch("train", settings={"sleep_s": 1}))
 
-    subprocess.run([sys.executable, "-c", SUBMIT, str(run.path)], cwd=CHECKOUT, check=True, timeout=30)
+    command = [sys.executable, "-W", "always", "-c", SUBMIT, str(run.path)]
+    talk = subprocess.run(command, cwd=CHECKOUT, check=True, timeout=30, stderr=subprocess.PIPE, text=True).stderr
     submitted = control.state(run)
 
+    assert "still running" not in talk
     assert submitted.state in ("SUBMITTED", "RUNNING")
     assert submitted.pid is not None
     assert os.getsid(submitted.pid) == submitted.pid
