@@ -10,7 +10,7 @@ STAMP := .venv/.installed-$(STACK)
 # make a decode step thirty times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup sandbox-packages demo test check lint format clean
+.PHONY: help setup sandbox-packages demo test check fast lint format clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -39,7 +39,10 @@ demo: setup      ## Build tiny models, train, evaluate and report, on this machi
 test: setup      ## Run all tests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: setup lint ## Run linters and the fast tests.
+check: setup     ## Run linters and the fast tests, side by side: neither keeps two cores busy alone.
+	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going lint fast
+
+fast: setup
 	$(BIN)/python -m pytest -m 'not slow' -n 2
 
 lint: setup      ## Run linters, type checker and the import rules.

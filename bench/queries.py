@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -119,6 +120,6 @@ def _counting_sacct(cluster: Cluster, folder: Path) -> tuple[dict[str, str], Pat
     place.mkdir(exist_ok=True)
     log = place / "sacct.log"
     shim = place / "sacct"
-    shim.write_text(SACCT.format(log=log, sacct="/usr/bin/sacct"))
+    shim.write_text(SACCT.format(log=log, sacct=shutil.which("sacct")))
     shim.chmod(0o755)
     return cluster.env | {"PATH": f"{place}{os.pathsep}{os.environ['PATH']}"}, log

@@ -27,13 +27,15 @@ REQUEUE_S = 300.0
 HELD_S = 2.0
 """A job of high priority keeps the nodes it has taken for so long."""
 POLL_S = 0.02
+WATCHED_S = 30.0
+"""For so long it is watched what becomes of a peer's job without a judge."""
 START = "submit to both roles running, s"
 JUDGE = "judge kill -9 to next verdict, s"
 LOST = "steps lost by it"
 PREEMPTED = "preemption signal to next step, s"
 GOALS = {(START, "slice"): 4.0, (JUDGE, "slice"): 2.0, (JUDGE, "hetjob"): 2.0, (LOST, "slice"): 0.0}
 GOALS |= {(LOST, "hetjob"): 0.0, (PREEMPTED, "slice"): 5.0, (PREEMPTED, "hetjob"): 35.0}
-NEMO = Figure(what=PREEMPTED, who="NeMo-Run", note="left out: it needs a launcher of its own on every node")
+NEMO = Figure(what=PREEMPTED, who="NeMo-Run", note="not tried")
 
 Say = Callable[[str], None]
 Values = dict[tuple[str, str], list[float]]
@@ -166,11 +168,11 @@ def _kill_judge(peer: Peer) -> str:
         os.kill(int(peer.marks("judge")[-1]["pid"]), signal.SIGKILL)
     trainer = int(peer.marks("started")[-1]["pid"])
     with contextlib.suppress(TimeoutError):
-        wait(lambda: not Path(f"/proc/{trainer}").exists(), "the trainer's end", 30)
+        wait(lambda: not Path(f"/proc/{trainer}").exists(), "the trainer's end", WATCHED_S)
         ended_s = time.time() - at
         back = "" if len(peer.marks("started")) == starts else ", and was started again"
         return f"no verdict: the trainer was ended {ended_s:.1f} s later{back}; the whole job waits for its requeue"
-    return "no verdict: nobody starts the judge again, the trainer waits in vain"
+    return f"no verdict within {WATCHED_S:g} s: nobody starts the judge again, the trainer waits"
 
 
 def _figures(values: Values, notes: dict[tuple[str, str], str]) -> list[Figure]:

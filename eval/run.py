@@ -148,7 +148,11 @@ class Evaluation:
                 judging.cancel()
 
     def _answers(self, batch: Sequence[data.Example]) -> list[Answer] | None:
-        return self._model.answers(batch, self._settings.format_prompt, stop=lambda: self._drain.requested)
+        # The model's method is wrapped by torch, whose types the checker does not read.
+        answers: list[Answer] | None = self._model.answers(
+            batch, self._settings.format_prompt, stop=lambda: self._drain.requested
+        )
+        return answers
 
     async def _judge(self, batch: Sequence[data.Example], answers: Sequence[Answer]) -> None:
         scores = await asyncio.gather(

@@ -126,7 +126,19 @@ def warnings(checked: Checked) -> list[str]:
     A role with an interpreter or a container of its own may find there what is missing here.
     """
     unseen = [f"on this machine, perhaps not on the nodes: {problem}" for problem in checked.unseen]
-    return [*unseen, *_resized(checked)]
+    return [*unseen, *_resized(checked), *_one_core(checked)]
+
+
+def _one_core(checked: Checked) -> Iterator[str]:
+    """Yield the nodes of which nobody says how many cores a role gets: Slurm's own default is a single one."""
+    if checked.profile.executor != "slurm":
+        return
+    for group in checked.plan().groups:
+        if group.cpus_per_node is None and not group.options.get("exclusive"):
+            yield (
+                f"cluster/{checked.cluster}.yaml: the nodes of {group.name} ask for no number of CPU cores, and where "
+                f"the site has no default Slurm gives one. Set roles.{group.name}.cpus_per_node or slurm.exclusive."
+            )
 
 
 def _resized(checked: Checked) -> Iterator[str]:

@@ -320,6 +320,20 @@ def test_a_secret_of_the_shell_reaches_the_roles_and_nobody_else(cluster: Cluste
     assert not [line for line in argv if canary.encode() in line]
 
 
+def test_a_role_sees_the_gpus_that_it_asked_for(cluster: Cluster) -> None:
+    def shown(gpus: int, after: list[str]) -> dict[str, object]:
+        says = {"argv": ["bash", "-c", "echo gpus=${CUDA_VISIBLE_DEVICES:-none}"]}
+        return {"job": "command", "gpus_per_node": gpus, "after": after, "with": says}
+
+    roles = {"eight": shown(8, []), "two": shown(2, ["eight"]), "zero": shown(0, ["two"])}
+    run = cluster.submit({"name": "r", "roles": roles, "time_limit": "10m"})
+    run.wait_end()
+    logs = {role: (run.directory.attempt(1) / f"{role}.log").read_text() for role in roles}
+    assert "gpus=0,1,2,3,4,5,6,7\n" in logs["eight"]
+    assert "gpus=0,1\n" in logs["two"]
+    assert "gpus=none\n" in logs["zero"]
+
+
 def command_lines() -> list[bytes]:
     """Return the command lines of all processes of the machine."""
     found = []

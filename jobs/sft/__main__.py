@@ -21,10 +21,12 @@ def main() -> int:
     try:
         context, settings = entry.start("sft", Settings)
         context.progress.update("starting")
-        # After the settings are known to be right, because this takes seconds.
-        from jobs.sft import conversations, loop
+        from jobs.sft import conversations
 
         examples = conversations.load(Path(settings.path), settings.format_prompt)
+        # After settings and examples are known to be right, because this takes seconds.
+        from jobs.sft import loop
+
         folder = (context.run.role(context.role) if context.plan else context.run.path) / "model"
         loss = loop.train(settings, examples, folder, context.progress, drain)
     except OrchestratorError as error:

@@ -16,6 +16,10 @@ from orchestrator.plan import Plan, Role
 from orchestrator.run_directory import RunDirectory
 
 
+JOBS_OWN = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GRES", "SLURM_TRES_PER_TASK")
+"""Variables of the job that srun would take for its own options."""
+
+
 class InThisJob:
     """Starts roles as steps of the job whose batch script this process is."""
 
@@ -59,6 +63,8 @@ class InThisJob:
             argv=launch.command(self._run, role, render.role_interpreter(options, sys.executable)),
         )
         env = launch.environment(os.environ, self._run, role, replica=replica, generation=self._generation)
+        # What the job asked for in all would add to what this role asks for.
+        env = {name: value for name, value in env.items() if name not in JOBS_OWN}
         env |= {"ORCH_NODES": ",".join(nodes), "ORCH_LEADER": self._job.address}
         process = srun.start(argv, env, self._folder / f"srun-{log}")
         return Step(

@@ -130,6 +130,8 @@ def command(
         f"--nodelist={','.join(nodes)}",
         "--distribution=block",
         *cpus,
+        # Steps that overlap share the node's GPUs; a role sees as many as it asked for.
+        f"--gres=gpu:{role.gpus_per_node}" if role.gpus_per_node else "--gres=none",
         "--overlap",
         "--cpu-bind=none",
         "--mpi=none",

@@ -21,7 +21,7 @@ HANGS = "\\boxed{9^{9^{9^{9}}}}"
 
 @pytest.fixture(scope="module")
 def checker() -> Iterator[AnswerChecker]:
-    with AnswerChecker(timeout_s=3.0) as checker:
+    with AnswerChecker(timeout_s=1.5) as checker:
         yield checker
 
 
@@ -35,19 +35,19 @@ def test_right_is_one_and_wrong_is_zero(checker: AnswerChecker) -> None:
     assert checker.check_now("<answer>\n\\boxed{3}\n</answer>", "2 \\sqrt { 3 }") == 0.0
 
 
-def test_a_hanging_comparison_is_missing_and_the_next_is_not() -> None:
-    with AnswerChecker(timeout_s=1.5) as checker:
-        assert checker.check_now("\\boxed{5}", "5") == 1.0
+def test_a_hanging_comparison_is_missing_and_the_next_is_not(checker: AnswerChecker) -> None:
+    assert checker.check_now("\\boxed{5}", "5") == 1.0
+    before = checker.failures
 
-        assert checker.check_now(HANGS, "5") is None
+    assert checker.check_now(HANGS, "5") is None
 
-        assert checker.failures == 1
-        assert checker.check_now("\\boxed{5}", "5") == 1.0
+    assert checker.failures == before + 1
+    assert checker.check_now("\\boxed{5}", "5") == 1.0
 
 
 def test_other_comparisons_go_on_while_one_hangs() -> None:
     async def both() -> tuple[float | None, list[float | None], float]:
-        with AnswerChecker(processes=2, timeout_s=3.0) as checker:
+        with AnswerChecker(processes=2, timeout_s=2.0) as checker:
             await asyncio.gather(checker.check("1", "1"), checker.check("2", "2"))
             started = time.monotonic()
             hanging = asyncio.create_task(checker.check(HANGS, "5"))
@@ -59,7 +59,7 @@ def test_other_comparisons_go_on_while_one_hangs() -> None:
 
     assert hanging is None
     assert others == [1.0] * 5
-    assert others_s < 2.5
+    assert others_s < 1.5
 
 
 def test_a_worker_killed_from_outside_is_missing_once(checker: AnswerChecker) -> None:

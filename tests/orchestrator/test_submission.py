@@ -207,7 +207,7 @@ def test_what_no_node_of_the_cluster_has_is_refused(tmp_path: Path) -> None:
     )
 
 
-LOST = "name: a\nroles:\n  b: {job: command, with: {argv: [no-such-program]}}\n"
+LOST = "name: a\nroles:\n  b: {job: command, cpus_per_node: 2, with: {argv: [no-such-program]}}\n"
 
 
 def lost(folder: Path, monkeypatch: pytest.MonkeyPatch, **site: Any) -> Checked:
@@ -248,13 +248,21 @@ def test_what_another_interpreter_may_have_is_a_warning(
 
 
 def test_a_size_that_gives_way_to_the_site_is_told(tmp_path: Path) -> None:
-    silent = checked(tmp_path, RECIPE, SLURM)
-    written = checked(tmp_path, RECIPE.replace("job: command", "job: command, nodes: 2"), SLURM)
+    recipe = RECIPE.replace("job: command", "job: command, cpus_per_node: 2")
+    silent = checked(tmp_path, recipe, SLURM)
+    written = checked(tmp_path, recipe.replace("job: command", "job: command, nodes: 2"), SLURM)
 
     assert submission.warnings(silent) == []
     assert submission.warnings(written) == [
         "cluster/local.yaml: roles.b.nodes: is 3 on this site, and goes before the recipe's 2."
     ]
+
+
+def test_nodes_without_a_number_of_cores_are_told(tmp_path: Path) -> None:
+    (warning,) = submission.warnings(checked(tmp_path, RECIPE, SLURM))
+    assert "the nodes of b ask for no number of CPU cores" in warning
+    whole = SLURM.model_copy(update={"slurm": SLURM.slurm.model_copy(update={"exclusive": True})})
+    assert submission.warnings(checked(tmp_path, RECIPE, whole)) == []
 
 
 def test_a_placement_that_the_site_cannot_have_is_told_with_its_line(

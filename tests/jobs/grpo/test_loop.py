@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,22 @@ Make = Callable[..., tuple[Context, Settings]]
 
 @pytest.fixture
 def make(tmp_path: Path, policy_folder: Path, data_file: Path) -> Make:
+    return maker(tmp_path, policy_folder, data_file)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory, policy_folder: Path, data_file: Path) -> Context:
+    """An undisturbed run, finished; to be read only."""
+    context, settings = maker(tmp_path_factory.mktemp("undisturbed"), policy_folder, data_file)("straight")
+    assert train(context, settings) == 0
+    return context
+
+
+def maker(folder: Path, policy_folder: Path, data_file: Path) -> Make:
+    """Return what makes contexts and settings of runs in ``folder``."""
+
     def build(name: str, *, generation: int = 1, **changes: Any) -> tuple[Context, Settings]:
-        run = RunDirectory(tmp_path / name)
+        run = RunDirectory(folder / name)
         run.create()
         values = {
             "model": str(policy_folder),
@@ -77,38 +92,29 @@ class DrainAtStep(Drain):
     def requested(self, _: bool) -> None: ...
 
 
-def test_a_finished_run_has_committed_its_last_step(make: Make) -> None:
-    context, settings = make("straight")
-
-    code = train(context, settings)
-
-    assert code == 0
-    assert checkpoint.steps(context.run.checkpoints) == [4, 5]
-    outputs = read_json(context.run.outputs / "train.json")
+def test_a_finished_run_has_committed_its_last_step(straight: Context) -> None:
+    assert checkpoint.steps(straight.run.checkpoints) == [4, 5]
+    outputs = read_json(straight.run.outputs / "train.json")
     assert outputs is not None
     assert Path(outputs["model"], "config.json").is_file()
-    steps = [json.loads(line)["step"] for line in context.run.metrics.read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in straight.run.metrics.read_text().splitlines()]
     assert steps == [1, 2, 3, 4, 5]
 
 
-def test_every_response_is_in_the_rollouts_with_its_rewards_and_image(make: Make) -> None:
-    context, settings = make("straight")
-
-    train(context, settings)
-
-    rollouts = [json.loads(line) for line in context.run.rollouts.read_text().splitlines()]
+def test_every_response_is_in_the_rollouts_with_its_rewards_and_image(straight: Context) -> None:
+    rollouts = [json.loads(line) for line in straight.run.rollouts.read_text().splitlines()]
     assert len(rollouts) == STEPS * 5 * 2
     first = rollouts[0]
     assert set(first["rewards"]) == {"repetition"}
     assert first["total"] == first["rewards"]["repetition"]
-    assert (context.run.path / first["images"][0]).read_bytes().startswith(b"\x89PNG")
+    assert (straight.run.path / first["images"][0]).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])
-def test_a_drained_and_resumed_run_equals_an_undisturbed_one_bit_for_bit(make: Make, step: int) -> None:
-    straight, settings = make("straight")
-    train(straight, settings)
-    first, _ = make("drained")
+def test_a_drained_and_resumed_run_equals_an_undisturbed_one_bit_for_bit(
+    make: Make, straight: Context, step: int
+) -> None:
+    first, settings = make("drained")
     second, _ = make("drained", generation=2)
 
     assert train(first, settings, DrainAtStep(first, step)) == DRAINED
@@ -118,10 +124,8 @@ def test_a_drained_and_resumed_run_equals_an_undisturbed_one_bit_for_bit(make: M
     assert_same_tensors(final(straight), final(second))
 
 
-def test_a_run_killed_between_checkpoints_equals_an_undisturbed_one_bit_for_bit(make: Make) -> None:
-    straight, settings = make("straight")
-    train(straight, settings)
-    first, _ = make("killed")
+def test_a_run_killed_between_checkpoints_equals_an_undisturbed_one_bit_for_bit(make: Make, straight: Context) -> None:
+    first, settings = make("killed")
     second, _ = make("killed", generation=2)
     train(first, settings.model_copy(update={"steps": 4}))
     # As after kill -9 behind step 3: its lines are written, its checkpoint is not.
@@ -134,14 +138,13 @@ def test_a_run_killed_between_checkpoints_equals_an_undisturbed_one_bit_for_bit(
     assert_same_tensors(final(straight), final(second))
 
 
-def test_a_finished_run_started_again_does_nothing(make: Make) -> None:
-    context, settings = make("straight")
-    train(context, settings)
-    before = context.run.metrics.read_bytes()
+def test_a_finished_run_started_again_does_nothing(make: Make, straight: Context, tmp_path: Path) -> None:
+    shutil.copytree(straight.run.path, tmp_path / "again")
 
-    assert train(*make("straight", generation=2)) == 0
+    again, settings = make("again", generation=2)
+    assert train(again, settings) == 0
 
-    assert context.run.metrics.read_bytes() == before
+    assert again.run.metrics.read_bytes() == straight.run.metrics.read_bytes()
 
 
 def test_an_older_attempt_cannot_commit(make: Make) -> None:
@@ -194,9 +197,8 @@ def test_an_attempt_that_is_superseded_within_a_step_leaves_no_trace_of_it(make:
     assert contents(context.run) == newer.found
 
 
-def test_a_resume_under_other_settings_is_refused(make: Make) -> None:
-    context, settings = make("changed")
-    train(context, settings)
+def test_a_resume_under_other_settings_is_refused(make: Make, straight: Context, tmp_path: Path) -> None:
+    shutil.copytree(straight.run.path, tmp_path / "changed")
 
     with pytest.raises(ConflictError, match="trained under other settings"):
         train(*make("changed", generation=2, samples_per_prompt=3, steps=9))
@@ -227,10 +229,6 @@ def assert_same_tensors(a: Path, b: Path) -> None:
         assert all(torch.equal(left[key], right[key]) for key in left), name
 
 
-def test_every_commit_is_in_the_ledger(make: Make) -> None:
-    context, settings = make("straight")
-
-    train(context, settings)
-
-    commits = [e.fields["step"] for e in ledger.read(context.run.ledger) if e.event == "checkpoint_committed"]
+def test_every_commit_is_in_the_ledger(straight: Context) -> None:
+    commits = [e.fields["step"] for e in ledger.read(straight.run.ledger) if e.event == "checkpoint_committed"]
     assert commits == [2, 4, 5]

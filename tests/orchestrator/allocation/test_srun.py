@@ -70,6 +70,7 @@ def test_srun_is_told_to_pass_signals_on_and_to_wait_no_longer_than_a_drain() ->
     argv = srun.command(TRAIN, ("n1", "n2"), component=1, options=["--x"], prefix=["wrap"], task=["task"], argv=["job"])
     assert argv[0] == "srun"
     assert {"--het-group=1", "--nodes=2", "--ntasks=2", "--nodelist=n1,n2", "--cpus-per-task=4"} < set(argv)
+    assert "--gres=none" in argv
     assert {"--overlap", "--kill-on-bad-exit=1", "--wait=50", "--export=ALL", "--x"} < set(argv)
     assert argv[-4:] == ["task", "--", "wrap", "job"]
     assert not [word for word in srun.command(TRAIN, ("n1",), component=None, options=[], prefix=[], task=[], argv=[])

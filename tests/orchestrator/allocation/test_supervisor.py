@@ -380,21 +380,22 @@ def _said(path: Path, what: str) -> dict[str, object] | None:
     return snapshot if what in str(snapshot.get("message")) else None
 
 
-@pytest.mark.parametrize("secret", ["judge", "judge-backend"])
-def test_no_key_is_in_argv_logs_or_readable_files(tmp_path: Path, secret: str) -> None:
+def test_no_key_is_in_argv_logs_or_readable_files(tmp_path: Path) -> None:
     run = make_run(
         tmp_path, service("judge"), batch("train", needs=("judge",), settings={"ask": "judge", "sleep_s": 1})
     )
     supervisor = supervise(run)
     wait_for(lambda: (run.path / "train.answer").exists(), "the answer")
-    key = (run.secrets / f"{secret}.key").read_text()
+    keys = {path: path.read_text() for path in run.secrets.glob("*.key")}
     commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(run) if Path(f"/proc/{pid}").exists()]
     assert supervisor.wait(TOO_LONG_S) == 0
 
-    assert all(key.encode() not in command for command in commands)
     files = [path for path in run.path.rglob("*") if path.is_file() and path.parent != run.secrets]
-    assert all(key not in path.read_text(errors="replace") for path in files)
-    assert (run.secrets / f"{secret}.key").stat().st_mode & 0o777 == 0o600
+    assert sorted(path.name for path in keys) == ["judge-backend.key", "judge.key"]
+    for place, key in keys.items():
+        assert all(key.encode() not in command for command in commands)
+        assert all(key not in path.read_text(errors="replace") for path in files)
+        assert place.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.slow
@@ -409,7 +410,7 @@ def test_a_role_that_stops_saying_what_it_does_is_started_again(tmp_path: Path) 
 
 
 def test_a_role_that_never_says_what_it_does_is_left_alone(tmp_path: Path) -> None:
-    run = make_run(tmp_path, batch("train", settings={"sleep_s": 2.5}, hung_after_s=0.5))
+    run = make_run(tmp_path, batch("train", settings={"sleep_s": 1.5}, hung_after_s=0.3))
 
     assert supervise(run).wait(TOO_LONG_S) == 0
     assert events(run, "role_restarting") == []
