@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,9 @@ env >{environment}
 """
 
 
-def run(folder: Path, the_plan: Plan, *, stub: str = PYTHON, **site: Path) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, the_plan: Plan, *, stub: str = PYTHON, arguments: Sequence[str] = (), **site: Path
+) -> subprocess.CompletedProcess[str]:
     """Run a script as Slurm does, nothing in its environment, with a Python that only takes notes."""
     program = folder / "a python"
     program.write_text(stub.format(calls=folder / "calls", given=folder / "given", environment=folder / "environment"))
@@ -142,7 +145,7 @@ def run(folder: Path, the_plan: Plan, *, stub: str = PYTHON, **site: Path) -> su
     script.write_text(sbatch.script(the_plan, where))
     slurm = {"SLURM_JOB_ID": "7", "SLURM_EXPORT_ENV": "NIL"}
     return subprocess.run(
-        ["/bin/bash", str(script), "--submitit"], env=slurm, capture_output=True, text=True, check=False, timeout=20
+        ["/bin/bash", str(script), *arguments], env=slurm, capture_output=True, text=True, check=False, timeout=20
     )
 
 
@@ -155,10 +158,19 @@ def test_the_script_adopts_its_plan_and_becomes_the_supervisor(tmp_path: Path) -
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"The run goes on in {folder}.\n", "")
     assert (tmp_path / "calls").read_text().splitlines() == [
         f"-m orchestrator.allocation.adopt --run-dir {folder}",
-        f"-m orchestrator.allocation.supervisor --run-dir {folder} --submitit",
+        f"-m orchestrator.allocation.supervisor --run-dir {folder}",
     ]
     assert (tmp_path / "given").read_text() == plan.to_json(the_plan)
     assert (folder / "slurm-7.out").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_submit_has_made_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "geo3k"
+
+    assert run(tmp_path, planned(tmp_path), arguments=["--submitit"]).returncode == 0
+
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == [f"-m orchestrator.allocation.supervisor --run-dir {folder} --submitit"]
 
 
 def test_what_the_job_starts_gets_an_environment_that_works(tmp_path: Path) -> None:
