@@ -170,8 +170,9 @@ def _adoption(plan: Plan) -> list[str]:
     text = plans.to_json(plan).rstrip("\n")
     assert END_OF_PLAN not in text.splitlines()
     return [
-        "# By hand: makes the run's folder unless it is there; refuses one of another plan. 'submit' has made it.",
-        f'[[ "${{1:-}}" == --submitit ]] || "$python" -m orchestrator.allocation.adopt --run-dir "$run" <<\'{END_OF_PLAN}\'',
+        "# By hand: makes the run's folder, and refuses one of another plan. 'submit' has made it already.",
+        '[[ "${1:-}" == --submitit ]] ||'
+        f' "$python" -m orchestrator.allocation.adopt --run-dir "$run" <<\'{END_OF_PLAN}\'',
         text,
         END_OF_PLAN,
         "",

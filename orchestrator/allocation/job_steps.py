@@ -15,7 +15,6 @@ from orchestrator.allocation.srun import Step
 from orchestrator.plan import Plan, Role
 from orchestrator.run_directory import RunDirectory
 
-
 JOBS_OWN = ("SLURM_GPUS", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_GRES", "SLURM_TRES_PER_TASK")
 """Variables of the job that srun would take for its own options."""
 
