@@ -183,6 +183,23 @@ def test_the_controller_may_be_down_while_a_run_goes_on_and_ends(cluster: Cluste
     table.add("slurmctld down, and the judge killed", "judge starts when it is back", longest_gap(run, 0), 0)
 
 
+def test_a_job_that_ends_while_the_controller_is_down_is_followed_by_the_next(
+    cluster: Cluster, table: FaultTable
+) -> None:
+    run = cluster.submit(recipe(steps=1000))
+    run.wait_step(5)
+    cluster.sandbox.controller.stop()
+    at = time.time()
+    try:
+        os.kill(pid_of(run, "supervisor"), signal.SIGUSR2)
+        time.sleep(40)
+    finally:
+        cluster.sandbox.controller.start()
+    first = run.first_step_of(2)
+    run.stop_and_check()
+    table.add("slurmctld down for 40 s while the run drains", "waits for it, next job took over", first - at, 0)
+
+
 def test_a_submission_without_a_controller_leaves_nothing_behind(cluster: Cluster) -> None:
     cluster.sandbox.controller.stop()
     try:
