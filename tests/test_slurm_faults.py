@@ -230,13 +230,18 @@ def test_the_time_limit_hands_over_before_slurm_ends_the_job(cluster: Cluster, t
 
 
 def test_a_role_that_always_crashes_stops_the_run_and_not_the_cluster(cluster: Cluster, table: FaultTable) -> None:
-    run = cluster.submit(recipe(train={"with": {"crash_at": 1}, "on_failure": {"restart": 1, "backoff_s": 0.1}}))
+    # Two starts in each of three jobs; the seventh start, after somebody has mended it, goes well.
+    train = {"with": {"crash_at": 1, "times": 6}, "on_failure": {"restart": 1, "backoff_s": 0.1}}
+    run = cluster.submit(recipe(steps=5, train=train))
     end = run.wait_end("CRASH_LOOP")
     run.assert_nothing_left()
     assert len(run.events("attempt_started")) == 3
     assert "told to crash" in end.fields["diagnosis"]
     assert cluster.verb("status", run.directory.name).stdout.count("CRASH_LOOP") == 1
     table.add("trainer that crashes at once, always", "stopped after 3 jobs without a step", None, None)
+    assert cluster.verb("resume", run.directory.name).returncode == 0
+    run.wait_until(lambda: run.events("run_finished")[-1].fields["state"] == "SUCCEEDED", "success")
+    run.assert_every_step_once(5)
 
 
 def test_a_bad_node_is_left_out_of_the_next_job(cluster: Cluster, table: FaultTable) -> None:

@@ -58,7 +58,14 @@ def chaired(path: Path, generation: int) -> Iterator[None]:
         known = read_json(path)
         if known is None or not known["released"]:
             nobody = Head(address="", generation=generation, nonce=uuid4().hex, token_file="", step=own_step())
-            publish(path, replace(nobody, released=True))
+            release(path, nobody)
+
+
+def release(path: Path, head: Head) -> None:
+    """Let our nodes go; those of a newer attempt that meet here by now are not ours to send home."""
+    known = read_json(path)
+    if known is None or known["generation"] <= head.generation:
+        publish(path, replace(head, released=True))
 
 
 def publish(path: Path, head: Head) -> None:

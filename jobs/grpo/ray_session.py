@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +97,7 @@ class RaySession:
 
     def close(self) -> None:
         """Let the other nodes go, stop this Ray and remove its folder and token."""
-        meeting.publish(self._place, replace(self._head, released=True))
+        meeting.release(self._place, self._head)
         _stop(self._folder, Path(self._head.token_file), self._thread)
 
     def _missing(self) -> list[int]:

@@ -49,7 +49,7 @@ class Asking:
         (future, then), self._question = self._question, None
         try:
             answer = future.result()
-        except OrchestratorError as error:
+        except (OrchestratorError, OSError) as error:  # A full disk must not end the run.
             self.not_before = time.monotonic() + self._retry_s
             self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
             self._ledger.append("warning", what="Slurm", cause=str(error))

@@ -14,6 +14,7 @@ from orchestrator.allocation.launch import Launcher
 from orchestrator.allocation.member import Member
 from orchestrator.allocation.schedule import GiveUp, Phase, View
 from orchestrator.allocation.srun import Step
+from orchestrator.allocation.step import SUPERSEDED
 from orchestrator.ledger import Ledger, read
 from orchestrator.plan import Plan, Role
 from orchestrator.run_directory import RunDirectory
@@ -227,7 +228,7 @@ class Crew:
             self._remove_endpoint(member)
         stopped = (member.phase is Phase.STOPPING and not member.failure) or (self.stopping and role.kind == "service")
         success = role.kind == "batch" and code == 0
-        drained = role.kind == "batch" and code == DRAINED
+        drained = role.kind == "batch" and code == DRAINED and not member.failure
         if not stopped and not self.stopping and self._never_began(member, role):
             return
         told = not self.stopping and self._tell_if_slurm_stops_it(member)
@@ -235,7 +236,7 @@ class Crew:
         if failed:
             self._watch.ended(member.role, member.log, code)
         cause = self._cause(member, code, success=success, stopped=stopped or told)
-        blamed = {"nodes_blamed": nodes} if failed and (nodes := _blamed(member)) else {}
+        blamed = {"nodes_blamed": nodes} if failed and code != SUPERSEDED and (nodes := _blamed(member)) else {}
         self._ledger.append(
             "role_finished", role=role.name, replica=member.replica, exit_code=code, cause=cause, **blamed
         )
@@ -264,7 +265,7 @@ class Crew:
     def _cause(self, member: Member, code: int, *, success: bool, stopped: bool) -> str:
         if success:
             return "done"
-        if code == DRAINED:
+        if code == DRAINED and not member.failure:
             return "drained"
         if stopped:
             return "stopped" if code == 0 else f"stopped ({end_of_process(code)})"

@@ -36,7 +36,9 @@ def over(run: RunDirectory, job: str) -> str:
     ``run.json`` names; a successor that nobody could cancel in time has nothing to do any more.
     """
     submitted = read_json(run.run) or {}
-    ends = [event for event in ledger.read(run.ledger) if event.event == "run_finished"]
+    events = ledger.read(run.ledger)
+    newest = max((event.generation for event in events), default=0)
+    ends = [event for event in events if event.event == "run_finished" and event.generation == newest]
     state = str(ends[-1].fields.get("state", "")) if ends else ""
     on_purpose = str(submitted.get("job_id", "")) == job
     return state if state in ("FAILED", "CANCELLED", "CRASH_LOOP") and not on_purpose else ""

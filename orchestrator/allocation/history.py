@@ -55,11 +55,24 @@ def attempts(events: Iterable[Event]) -> list[Attempt]:
             )
         elif event.event == "attempt_lost" and known["attempt"] in found:
             found[known["attempt"]] = _but(found[known["attempt"]], kind=known["kind"])
+        elif number in found and event.event == "drain_understood":
+            found[number] = _but(found[number], kind=known["kind"])
         elif number in found and event.event == "run_finished" and known.get("kind") != SUPERSEDED:
             found[number] = _but(found[number], kind=known.get("kind", UNKNOWN), ended=True)
         elif number in found and _is_progress(event):
             found[number] = _but(found[number], progressed=True)
     return sorted(found.values(), key=lambda attempt: attempt.number)
+
+
+def since_submitted(found: Sequence[Attempt], job: str) -> list[Attempt]:
+    """Return the attempts since a person last submitted the run: a `resume` begins all budgets anew.
+
+    Args:
+        found: All attempts, oldest first.
+        job: The job that was submitted, which ``run.json`` names; empty if it names none.
+    """
+    first = next((i for i, attempt in enumerate(found) if job and attempt.job == job), 0)
+    return list(found[first:])
 
 
 def verdict(limits: Restarts, earlier: Sequence[Attempt]) -> GiveUp | None:
@@ -125,7 +138,7 @@ def _fruitless(earlier: Sequence[Attempt]) -> int:
     for attempt in reversed(earlier):
         if attempt.progressed:
             break
-        count += attempt.kind not in ("preempted", "drained", "cancelled")
+        count += attempt.kind not in ("preempted", "cancelled")
     return count
 
 

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 
 from orchestrator import render, slurm_options
-from orchestrator.allocation import launch, srun
+from orchestrator.allocation import launch, srun, step
 from orchestrator.allocation.batch_job import BatchJob
 from orchestrator.allocation.launch import Started
 from orchestrator.allocation.srun import Step
+from orchestrator.files import private_folder, write_json
 from orchestrator.plan import Plan, Role
 from orchestrator.run_directory import RunDirectory
 
@@ -65,6 +66,7 @@ class InThisJob:
         # What the job asked for in all would add to what this role asks for.
         env = {name: value for name, value in env.items() if name not in JOBS_OWN}
         env |= {"ORCH_NODES": ",".join(nodes), "ORCH_LEADER": self._job.address}
+        self._name_records(role.name, replica, len(nodes))
         process = srun.start(argv, env, self._folder / f"srun-{log}")
         return Step(
             guard=process,
@@ -77,6 +79,14 @@ class InThisJob:
             generation=self._generation,
             number=number,
         )
+
+    def _name_records(self, role: str, replica: int, tasks: int) -> None:
+        """Have the records' names exist before anybody looks: NFS remembers for a minute that a file was not there."""
+        private_folder(self._run.steps)
+        for rank in range(tasks):
+            path = step.path_of(self._run, role, replica, rank)
+            if not path.exists():
+                write_json(path, {"generation": -1, "start": -1})
 
     def _task(self, role: Role, replica: int, number: int, log: Path) -> list[str]:
         return [

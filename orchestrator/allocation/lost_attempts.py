@@ -7,7 +7,7 @@ exits non-zero is FAILED to Slurm, and one killed before it could drain is PREEM
 from __future__ import annotations
 
 from orchestrator.allocation.history import UNKNOWN
-from orchestrator.errors import SchedulerUnavailable
+from orchestrator.errors import OrchestratorError
 from orchestrator.executors import slurm_commands
 from orchestrator.executors.slurm_commands import Job
 
@@ -32,7 +32,7 @@ def ask(job: str) -> tuple[str, str, float | None]:
     """Return the kind of end of a job whose supervisor left no word, why we think so, and its end in Unix seconds."""
     try:
         found = slurm_commands.show(job)
-    except SchedulerUnavailable as error:
+    except OrchestratorError as error:
         return UNKNOWN, f"Slurm could not say how job {job} ended: {error}", None
     if found is None:
         return UNKNOWN, f"Slurm has forgotten job {job}.", None

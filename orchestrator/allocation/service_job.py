@@ -88,12 +88,16 @@ def serve(run: RunDirectory, plan: Plan, number: int) -> int:
 def _address(run: RunDirectory, job: BatchJob) -> str:
     """Return the address under which the trainer's job reaches us, which is another job on other nodes.
 
-    Without a trainer yet, for a script submitted by hand, that of our own name.
+    Without a trainer elsewhere, that of our own name; and where that is a loopback, as on many a Debian, that
+    of the default route.
     """
     owner = control.newest_owner(run)
     if owner is not None and owner.host != socket.gethostname():
         return batch_job.address_towards((owner.host,))
-    return job.address if job.address != LOOPBACK else socket.gethostbyname(socket.gethostname())
+    if job.address != LOOPBACK:
+        return job.address
+    own = socket.gethostbyname(socket.gethostname())
+    return batch_job.address_towards(("192.0.2.1",)) if own.startswith("127.") else own
 
 
 class ServiceJob:

@@ -14,6 +14,8 @@ from orchestrator.ledger import Ledger, read
 from orchestrator.plan import Plan
 from orchestrator.run_directory import RunDirectory
 
+LAST_WORD_S = 20.0
+"""A submission that is under way when nobody needs it any more is waited for, to be cancelled."""
 ASK_EVERY_S = 60.0
 """A job that was queued and does not come is asked for once a minute: somebody may have cancelled it."""
 
@@ -22,9 +24,15 @@ class ServiceJobs:
     """One job for every group but the first."""
 
     def __init__(self, run: RunDirectory, plan: Plan, ledger: Ledger) -> None:
-        self._jobs = {
-            role.name: _Job(run, plan, ledger, role.group) for role in plan.roles if role.group > 0 and not role.url
-        }
+        roles = [role for role in plan.roles if role.group > 0 and not role.url]
+        groups = {number: _Job(run, plan, ledger, number) for number in sorted({role.group for role in roles})}
+        self._jobs = {role.name: groups[role.group] for role in roles}
+        self._idle: set[str] = set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether Slurm is being asked something now."""
+        return any(job.busy for job in self._jobs.values())
 
     @property
     def phases(self) -> dict[str, Phase]:
@@ -39,9 +47,11 @@ class ServiceJobs:
         return next((job.failed for job in self._jobs.values() if job.failed), "")
 
     def stop(self, roles: Iterable[str] = ()) -> None:
-        """Tell the jobs of these roles, of all if none is given, that nobody needs them any more."""
-        for role in tuple(roles) or tuple(self._jobs):
-            self._jobs[role].stop()
+        """Take note that nobody needs these roles any more, or any; a job ends when none of its roles is needed."""
+        self._idle |= set(roles) or set(self._jobs)
+        for job in dict.fromkeys(self._jobs.values()):
+            if {name for name, other in self._jobs.items() if other is job} <= self._idle:
+                job.stop()
 
 
 class _Job:
@@ -59,6 +69,11 @@ class _Job:
         self._job = self._queued_before()
 
     @property
+    def busy(self) -> bool:
+        """Whether Slurm is being asked something now."""
+        return self._asking.busy
+
+    @property
     def failed(self) -> str:
         """Why the newest job has given up; empty if it has not."""
         known = service_job.lease(self._run, self._name)
@@ -73,6 +88,8 @@ class _Job:
     def keep(self) -> None:
         """Have a job that serves, or that waits to."""
         self._asking.collect()
+        if self.failed:
+            return
         known = service_job.lease(self._run, self._name)
         if known is not None and known.alive:
             self._job, self._asked_at = known.job, time.monotonic()
@@ -91,6 +108,10 @@ class _Job:
         if self._stopped:
             return
         self._stopped = True
+        until = time.monotonic() + LAST_WORD_S
+        while self.busy and time.monotonic() < until:
+            self._asking.collect()
+            time.sleep(0.05)
         (self._run.control / f"stop-{self._name}").touch(mode=0o600)
         known = service_job.lease(self._run, self._name)
         if self._job and not (known is not None and known.job == self._job):

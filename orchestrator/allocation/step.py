@@ -21,7 +21,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from orchestrator import processes
+from orchestrator import control, processes
 from orchestrator.allocation import guard, launch
 from orchestrator.files import private_folder, read_json, write_json
 from orchestrator.rendezvous import OWN_JOB
@@ -130,7 +130,10 @@ class Task:
             return False
         self._looked = time.monotonic()
         generation = self._record.generation
-        if generation == OWN_JOB or not self._run.attempt(generation + 1).exists():
+        # The file is opened, and so asked of the server; that a folder was not there NFS remembers for a minute.
+        owner = control.newest_owner(self._run)
+        newer = (owner is not None and owner.generation > generation) or self._run.attempt(generation + 1).exists()
+        if generation == OWN_JOB or not newer:
             return False
         if not self._record.superseded:
             print(f"error: attempt {generation + 1} has begun; this one is ended.", file=sys.stderr)

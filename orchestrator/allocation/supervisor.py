@@ -77,6 +77,7 @@ class Supervisor:
         self.services = self._service_jobs() if self.plan.placement.kind == "pair" else None
         self.ending: Ending | None = None
         self._signals: list[int] = []
+        self._told_kind = ""
         self._began = time.monotonic()
         self._owned = 0.0
 
@@ -89,6 +90,7 @@ class Supervisor:
             self._sweep()
         else:
             self.chain.adopt()
+            self.chain.keep()  # First of all: until a successor waits, a lost node would end the run.
             self._check_history()
         self._make_keys()
         self.crew.remember_successes()
@@ -127,6 +129,9 @@ class Supervisor:
         return False
 
     def _gave_up(self, given_up: schedule.GiveUp, cause: str, code: int) -> None:
+        if self._newer_exists():
+            self._check_generation()
+            return
         self._request_drain("failure", self._next_rung(given_up, f"{given_up.cause} Last: {cause}", code))
 
     def _next_rung(self, given_up: schedule.GiveUp, cause: str, code: int) -> Ending:
@@ -169,7 +174,9 @@ class Supervisor:
 
     def _attempts(self, kind: str = "") -> list[history.Attempt]:
         """Return all attempts, the last one this; ``kind`` is how this one is about to end."""
-        found = history.attempts(read(self.run_directory.ledger))
+        submitted = read_json(self.run_directory.run) or {}
+        everything = history.attempts(read(self.run_directory.ledger))
+        found = history.since_submitted(everything, str(submitted.get("job_id", "")))
         return [*found[:-1], replace(found[-1], kind=kind)] if kind else found
 
     # Services and the gateway.
@@ -255,6 +262,7 @@ class Supervisor:
         assert self.ending is not None
         if self.chain is not None and not self.ending.kind:
             self.chain.ask_why()
+            self._record_why(self.chain)
         self.crew.stop_next()
 
     def _finish(self) -> int:
@@ -277,6 +285,12 @@ class Supervisor:
             print(f"error: {ending.cause}{earliest}", file=sys.stderr, flush=True)
         return control.EXIT_CODES[ending.state]
 
+    def _record_why(self, chain: Chain) -> None:
+        """Write down why Slurm stops us as soon as it is known: the drain may be cut short, and Slurm forgets."""
+        if chain.ended_as is not None and self.job is not None and not self._told_kind:
+            self._told_kind, _ = lost_attempts.kind_of_end(chain.ended_as, ends_in_s=self.job.ends_at - time.time())
+            self.ledger.append("drain_understood", kind=self._told_kind)
+
     def _understood(self, ending: Ending) -> Ending:
         """Return the ending with its kind, by what Slurm has said of this job's end."""
         if self.chain is None or self.job is None or ending.kind:
@@ -289,7 +303,7 @@ class Supervisor:
     def _leave_chain(self, ending: Ending) -> None:
         """Leave the next job waiting, told what to avoid, or cancel it."""
         assert self.chain is not None
-        if ending.kind == history.SUPERSEDED:
+        if ending.kind == history.SUPERSEDED or self._newer_exists():
             return  # The next job is not waiting any more, it is what has taken over.
         events = read(self.run_directory.ledger)
         earlier = self._attempts(kind=ending.kind)
@@ -364,7 +378,7 @@ class Supervisor:
 
     def _end_orphans(self) -> None:
         """Kill what a killed guard left to us, and collect it."""
-        if self.chain is not None and self.chain.busy:
+        if (self.chain is not None and self.chain.busy) or (self.services is not None and self.services.busy):
             return  # What it runs is a child of ours as well. The next end of a role will do.
         guards = self.crew.guards | ({self.gateway.guard_pid} if self.gateway is not None else set())
         me = os.getpid()
@@ -384,16 +398,20 @@ class Supervisor:
 
     def _renew(self) -> None:
         try:
-            if newest_generation(self.run_directory.ledger) <= self.generation:
+            if not self._newer_exists():
                 control.own(self.run_directory, self.generation, self.job.id if self.job else "")
         except OSError as error:  # A full disk must not end the run; on this host the lock is enough.
             print(f"warning: the lease was not renewed: {error}", file=sys.stderr, flush=True)
 
     def _check_generation(self) -> None:
-        newest = newest_generation(self.run_directory.ledger)
-        if newest > self.generation and self.ending is None:
-            cause = f"Attempt {newest} has taken over."
-            self._request_drain(f"attempt {newest}", Ending(state="DRAINED", cause=cause, kind=history.SUPERSEDED))
+        if self._newer_exists() and self.ending is None:
+            cause = "A newer attempt has taken over."
+            self._request_drain("a newer attempt", Ending(state="DRAINED", cause=cause, kind=history.SUPERSEDED))
+
+    def _newer_exists(self) -> bool:
+        """Whether a newer attempt has begun; its folder is there some seconds before its first word."""
+        later = self.run_directory.attempt(self.generation + 1).exists()
+        return later or newest_generation(self.run_directory.ledger) > self.generation
 
     def _say(self, view: schedule.View) -> None:
         phase = "running" if self.ending is None else "stopping"

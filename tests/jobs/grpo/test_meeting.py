@@ -157,3 +157,16 @@ def test_a_node_knows_its_place_and_its_processors(
     own = cluster.own(context)
 
     assert (own.hosts, own.rank, own.cpus) == (("train1", "train2"), 1, cpus or os.cpu_count())
+
+
+def test_an_older_driver_does_not_send_the_nodes_of_a_newer_one_home(tmp_path: Path) -> None:
+    path = tmp_path / "ray.json"
+    older = meeting.Head(address="a", generation=1, nonce="1", token_file="", step="")
+    newer = meeting.Head(address="b", generation=2, nonce="2", token_file="", step="")
+    meeting.publish(path, newer)
+    meeting.release(path, older)
+    assert meeting.find(path, 2) == newer
+    meeting.release(path, newer)
+    released = meeting.find(path, 2)
+    assert released is not None
+    assert released.released

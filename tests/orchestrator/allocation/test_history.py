@@ -81,3 +81,22 @@ def test_a_node_is_blamed_after_two_failures_of_one_role_in_a_row() -> None:
     assert history.blamed([failed("train", "n1"), failed("train", "n1")]) == ("n1",)
     assert history.blamed([failed("train", "n1"), failed("train", "n2"), failed("train", "n1")]) == ()
     assert history.blamed([failed("train", "n1"), failed("judge", "n1")]) == ()
+
+
+def test_a_resume_begins_all_budgets_anew() -> None:
+    loop = [Attempt(number=n, kind="crash", progressed=False, job=str(n)) for n in (1, 2, 3)]
+    again = [*loop, Attempt(number=4, kind="preempted", progressed=False, job="9")]
+    assert history.verdict(Restarts(), history.since_submitted(again, "1")) is not None
+    assert history.since_submitted(again, "9") == again[3:]
+    assert history.since_submitted(again, "") == again
+
+
+def test_a_role_that_drains_unasked_again_and_again_is_a_loop() -> None:
+    stop = history.verdict(Restarts(without_progress=3), ended("drained", "drained", "drained", progressed=False))
+    assert stop is not None
+    assert stop.state == "CRASH_LOOP"
+
+
+def test_why_slurm_stopped_an_attempt_is_known_though_it_could_not_end_in_order() -> None:
+    events = [event(1, "attempt_started", job_id="7"), event(1, "drain_understood", kind="preempted")]
+    assert history.attempts(events) == [Attempt(number=1, kind="preempted", progressed=False, job="7", ended=False)]
