@@ -192,6 +192,10 @@ def story(event: Event) -> str:
         return f"draining, asked by {known.get('by')}"
     if event.event == "successor_queued":
         return f"job {known.get('job_id')} is queued to take over if this one ends early"
+    if event.event == "role_not_started":
+        return f"{known.get('role')} could not be started by Slurm, and is tried again: {known.get('cause')}"
+    if event.event == "service_job_queued":
+        return f"job {known.get('job_id')} is queued to serve {known.get('group')}"
     if event.event == "attempt_lost":
         return f"attempt {known.get('attempt')} ended without a word ({known.get('kind')}): {known.get('cause')}"
     if event.event == "nodes_excluded":
@@ -204,10 +208,15 @@ def story(event: Event) -> str:
 def _fold(the_plan: plan.Plan, events: Iterable[Event]) -> list[RoleStatus]:
     """Return the roles' states. Batch roles that have succeeded stay done in later attempts."""
     roles = {role.name: RoleStatus(role=role.name, kind=role.kind) for role in the_plan.roles}
+
+    def outlives(name: str) -> bool:
+        """Whether the role runs in a job of its own, which a new attempt of the trainer's leaves alone."""
+        return the_plan.placement.kind == "pair" and the_plan.role(name).group > 0
+
     for event in events:
         if event.event == "attempt_started":
             roles = {
-                name: role if role.state == "done" else RoleStatus(role=name, kind=role.kind)
+                name: role if role.state == "done" or outlives(name) else RoleStatus(role=name, kind=role.kind)
                 for name, role in roles.items()
             }
         name = event.fields.get("role")

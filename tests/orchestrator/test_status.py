@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import time
 from pathlib import Path
 
 import pytest
 
-from orchestrator import control, ledger, status
+from orchestrator import control, ledger, plan, status
 from orchestrator.status import RoleStatus
 from tests.orchestrator import runs
 from tests.orchestrator.runs import say, tell
@@ -36,6 +38,21 @@ def test_a_new_attempt_forgets_all_but_what_is_done(tmp_path: Path) -> None:
     tell(run, 2, "attempt_started", attempt=2, host="here", pid=1)
 
     assert states(status.read(run)) == {"tiny": "done", "judge": "waiting", "train": "waiting"}
+
+
+def test_the_judge_of_a_pair_serves_on_through_a_new_attempt(tmp_path: Path) -> None:
+    run = runs.make(tmp_path)
+    the_plan = plan.load(run.plan)
+    roles = tuple(dataclasses.replace(role, group=int(role.name == "judge")) for role in the_plan.roles)
+    pair = dataclasses.replace(the_plan, roles=roles, placement=plan.Placement(kind="pair", why=""))
+    run.plan.write_text(plan.to_json(pair))
+    tell(run, 1, "service_ready", role="judge", replica=0, url="http://here:1/v1")
+    tell(run, 1, "role_started", role="train", replica=0)
+    tell(run, 2, "attempt_started", attempt=2, host="here", pid=os.getpid())
+    control.own(run, 2)
+
+    assert states(status.read(run))["judge"] == "serving"
+    assert states(status.read(run))["train"] == "waiting"
 
 
 def test_restarts_are_counted_with_their_cause(tmp_path: Path) -> None:
@@ -151,6 +168,8 @@ def test_every_event_that_matters_is_a_sentence(tmp_path: Path) -> None:
     tell(run, 1, "role_started", role="train", replica=0)
     tell(run, 1, "service_ready", role="judge", replica=0, url="http://here:1/v1")
     tell(run, 1, "role_restarting", role="train", replica=0, restart=1, of=3, in_s=2.0, cause="killed by SIGKILL")
+    tell(run, 1, "role_not_started", role="judge", replica=0, cause="srun: error: no controller")
+    tell(run, 1, "service_job_queued", group="judge", job_id="7")
     tell(run, 1, "drain_requested", by="Ctrl-C")
 
     told = [status.story(event) for event in ledger.read(run.ledger)]
@@ -159,5 +178,7 @@ def test_every_event_that_matters_is_a_sentence(tmp_path: Path) -> None:
         "attempt 1 started on here",
         "judge answers at http://here:1/v1",
         "train starts again in 2.0 s, restart 1 of 3: killed by SIGKILL",
+        "judge could not be started by Slurm, and is tried again: srun: error: no controller",
+        "job 7 is queued to serve judge",
         "draining, asked by Ctrl-C",
     ]
