@@ -50,6 +50,40 @@ asyncio.run(main())
 """
 
 
+STRANGER = """
+import sys, ray
+ray.init(address=sys.argv[1], log_to_driver=False)
+print("IN", ray.get(ray.remote(lambda: 7).remote()))
+"""
+
+
+@pytest.mark.parametrize("mode", ["disabled", "token", "token and its file"])
+def test_only_who_has_the_token_gets_work_done(tmp_path: Path, mode: str) -> None:
+    waits = START.replace("os.kill(os.getpid(), signal.SIGTERM)", "print(session._head.address, flush=True); input()")
+    command = [sys.executable, "-c", waits, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=CHECKOUT, text=True, **pipes) as session:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        address = session.stdout.readline().strip()
+        env = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        env |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": mode.partition(" ")[0]}
+        if "file" in mode:
+            env["RAY_AUTH_TOKEN_PATH"] = str(next((tmp_path / "secrets").glob("train-ray-*.key")))
+        try:
+            stranger = [sys.executable, "-c", STRANGER, address]
+            done = subprocess.run(stranger, env=env, capture_output=True, text=True, timeout=120, check=False)
+        finally:
+            session.stdin.close()
+            session.wait(60)
+    if "file" in mode:
+        assert "IN 7" in done.stdout, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "IN 7" not in done.stdout
+        assert "token" in (done.stdout + done.stderr).lower()
+
+
 def test_a_signal_is_still_only_recorded_and_the_token_is_private(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", START, str(tmp_path)], cwd=CHECKOUT, capture_output=True, text=True, timeout=200
