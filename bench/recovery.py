@@ -41,12 +41,14 @@ class Scale:
     every_s: float
 
 
-def measure(sandbox: Sandbox, folder: Path, torchx: Path | None, scale: Scale, parts: Sequence[str]) -> list[Figure]:
+def measure(
+    sandbox: Sandbox, folder: Path, torchx: Path | None, scale: Scale, parts: Sequence[str], *, alone: bool
+) -> list[Figure]:
     """Return all figures."""
     cluster = Cluster(sandbox, folder)
     found: list[Figure] = []
     if "rounds" in parts:
-        found += rounds.measure(cluster, folder, torchx, scale.repeats, say)
+        found += rounds.measure(cluster, folder, torchx, scale.repeats, say, alone=alone)
     if "queries" in parts:
         found += queries.measure(cluster, folder, torchx, scale.follow_s, say)
     if "goodput" in parts:
@@ -74,7 +76,7 @@ def main() -> int:
         folder = Path(place)
         options = Options(nodes=NODES, backfill="default", cred_expire_s=120)
         with Sandbox(folder / "slurm", options, say) as sandbox:
-            found = measure(sandbox, folder, torchx, scale, given.parts)
+            found = measure(sandbox, folder, torchx, scale, given.parts, alone=given.alone)
     print("\n".join(table(found)))
     if given.json:
         content = {"schema": 1, "figures": [figure.to_json() for figure in found]}
@@ -89,6 +91,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=15, help="of the run under faults (default: 15)")
     parser.add_argument("--every", type=float, default=180, help="seconds between its faults (default: 180)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--alone", action="store_true", help="rounds of ours only: 1 min each, and not 4")
     parser.add_argument("--quick", action="store_true", help="one round, 15 s of logs, 4 min under faults")
     parser.add_argument("--json", type=Path, help="file for all numbers, as measured")
     return parser.parse_args()

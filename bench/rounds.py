@@ -41,12 +41,14 @@ Say = Callable[[str], None]
 Values = dict[tuple[str, str], list[float]]
 
 
-def measure(cluster: Cluster, folder: Path, torchx: Path | None, repeats: int, say: Say) -> list[Figure]:
-    """Return the figures of all rounds."""
+def measure(
+    cluster: Cluster, folder: Path, torchx: Path | None, repeats: int, say: Say, *, alone: bool = False
+) -> list[Figure]:
+    """Return the figures of all rounds; ``alone`` leaves the others out, for whom most of the time is waited."""
     values: Values = defaultdict(list)
     notes: dict[tuple[str, str], str] = {}
     for turn in range(1, repeats + 1):
-        peers = _peers(cluster, folder / f"peers{turn}", torchx)
+        peers = [] if alone else _peers(cluster, folder / f"peers{turn}", torchx)
         for peer in peers:
             say(f"round {turn} of {repeats}: {peer.name} starts")
             values[START, peer.name].append(_start(peer))

@@ -23,7 +23,8 @@ async def unless_draining(work: Awaitable[T], drain: Drain, check: Callable[[], 
     """Return the result of ``work``; cancel it if something more urgent comes first.
 
     Args:
-        work: What to wait for.
+        work: What to wait for. Not even begun if the job is asked to stop already: work that is quick
+            enough to end between two looks would otherwise never be abandoned.
         drain: Whether the job is asked to stop.
         check: Called once a second; raises if this process may not go on.
 
@@ -33,6 +34,8 @@ async def unless_draining(work: Awaitable[T], drain: Drain, check: Callable[[], 
     task = asyncio.ensure_future(work)
     checked_at = time.monotonic()
     try:
+        if drain.requested:
+            raise Draining
         while not task.done():
             await asyncio.wait([task], timeout=POLL_S)
             if task.done():
