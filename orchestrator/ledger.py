@@ -7,6 +7,7 @@ that finds a newer generation in the file must stop (two trainers must never bot
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -59,7 +60,10 @@ class Ledger:
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE_FILE)
         try:
             prefix = b"" if _ends_whole(descriptor) else b"\n"
-            os.write(descriptor, prefix + json.dumps(record, allow_nan=False).encode() + b"\n")
+            line = prefix + json.dumps(record, allow_nan=False).encode() + b"\n"
+            if os.write(descriptor, line) < len(line):
+                # The disk became full inside the line, which is no error to the system.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -12,12 +12,13 @@ import re
 import socket
 import stat
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import ConflictError, InputError
-from orchestrator.files import PRIVATE_FILE, private_folder, read_json, write_json
+from orchestrator.files import PRIVATE_FILE, private_folder, read_json, sync_folder, write_json, write_text
 from orchestrator.run_directory import RunDirectory
 
 LOOPBACK = "127.0.0.1"
@@ -106,12 +107,15 @@ def api_key(run: RunDirectory, name: str) -> Path:
     import secrets  # brings hashes and random numbers along: 15 ms that no other use of this module needs
 
     path = private_folder(run.secrets) / f"{name}.key"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-    except FileExistsError:
+    if path.exists():
         return path
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_urlsafe(32))
+    whole = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write_text(whole, secrets.token_urlsafe(32))
+    # Linked and not renamed: whoever is first makes the key, and all others get that one.
+    with suppress(FileExistsError):
+        os.link(whole, path)
+    whole.unlink()
+    sync_folder(path.parent)
     return path
 
 
