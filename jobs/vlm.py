@@ -102,6 +102,11 @@ def tokenizer(processor: Any) -> Any:
     return getattr(processor, "tokenizer", processor)
 
 
+def vision_tower(model: Any) -> Any:
+    """Return the part of a plain model that sees, its merger included; None of a text-only model."""
+    return getattr(model.model, "visual", None)
+
+
 def encode(processor: Any, text: str, images: Sequence[bytes]) -> Prompt:
     """Return one user turn through the model's own chat template, up to where the reply begins.
 
@@ -183,6 +188,12 @@ def end_id(processor: Any) -> int:
     """Return the token that ends a reply."""
     identity: int = tokenizer(processor).convert_tokens_to_ids(END)
     return identity
+
+
+def positions(folder: str | Path) -> int:
+    """Return how many tokens a sequence of the folder's model may have."""
+    longest: int = AutoConfig.from_pretrained(folder).get_text_config().max_position_embeddings
+    return longest
 
 
 def pad_id(processor: Any) -> int:

@@ -263,7 +263,7 @@ def _spent(
     known = [event for event in events if event.generation == allocation.number]
     steps_here = _within(allocation, [step.span for step in kept])
     later = _within(allocation, [step.span for step in unsaved]) if allocation.live else []
-    saves = [(event.at - float(event.fields["seconds"]), event.at) for event in known if _is_save(event)]
+    saves = [_save(event) for event in known if _is_save(event)]
     without = _without_service(allocation, known, trainers)
     verdicts = {step.span: step.verdicts_s for step in kept}
     spent = dict.fromkeys(CAUSES, 0.0)
@@ -388,6 +388,12 @@ def _services(known: Sequence[Event]) -> set[str]:
 
 def _stopped(event: Event) -> bool:
     return str(event.fields.get("cause", "")).startswith(("stopped", "drained"))
+
+
+def _save(event: Event) -> Span:
+    """Return when training waited for a checkpoint: while it was copied, not while it was written beside training."""
+    began = event.at - float(event.fields["seconds"])
+    return began, began + float(event.fields.get("stall_s", event.fields["seconds"]))
 
 
 def _is_save(event: Event) -> bool:

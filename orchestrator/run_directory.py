@@ -10,6 +10,7 @@
       progress/<role>.json                what every role is doing now
       attempts/<n>/<role>.log             logs of one attempt; `latest` points at the newest
       checkpoints/step_00000050/          of the trainer, MANIFEST.json last
+      journal/step_00000051.jsonl         what each later step was made from, until a checkpoint holds it
       metrics.jsonl rollouts.jsonl tb/    of the trainer
       eval/<model>/<task>/                samples.jsonl, summary.json
       report.html
@@ -104,6 +105,10 @@ class RunDirectory:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "journal"
 
     @property
     def metrics(self) -> Path:

@@ -1,8 +1,9 @@
-"""The arithmetic of GRPO as pure functions of tensors: advantages, losses, KL, aggregation.
+"""The arithmetic of GRPO as pure functions of tensors: advantages, losses, KL, importance, aggregation.
 
 Shapes: ``N`` samples, ``T`` completion tokens (right-padded). A mask is 1 on a completion's tokens.
 A reward of NaN is a verdict that never came. Checked against the numbers on which verl, EasyR1,
-OpenRLHF, TRL and NeMo-RL agree (``tests/jobs/grpo/test_vectors.py``).
+OpenRLHF and TRL agree (``tests/jobs/grpo/test_vectors.py``). What of it a run uses and in which order
+is decided in ``objective``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 
 Normalise = Literal["group", "batch", "none", "rloo"]
 Aggregation = Literal["token_mean", "seq_mean_token_mean", "dr_grpo"]
+Importance = Literal["token", "sequence_mask"]
 
 ZERO_SPREAD = 1e-6
 """A group whose rewards spread less than this teaches nothing: judge scores are floats, and dividing
@@ -100,8 +102,8 @@ def token_weights(
         total = int(mask.sum()) if tokens is None else tokens
         return mask / max(total, 1)
     if aggregation == "seq_mean_token_mean":
-        return mask / mask.sum(-1, keepdim=True).clamp(min=1) / rows
-    return mask / (rows * max_tokens)
+        return mask / mask.sum(-1, keepdim=True).clamp(min=1) / max(rows, 1)
+    return mask / (max(rows, 1) * max_tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +157,82 @@ def policy_loss(
     return PolicyLoss(loss=loss, clipped_low=low, clipped_high=high, dual_clipped=dual)
 
 
+def gspo_loss(
+    logp_new_NT: Tensor,
+    logp_old_NT: Tensor,
+    advantages_N: Tensor,
+    mask_NT: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> PolicyLoss:
+    """Return the loss of GSPO: every token has its response's, whose ratio is the geometric mean of its tokens'.
+
+    The ratio of a whole response lies far closer to 1 than a token's, so the clipping range is smaller by orders.
+    The paper averages over responses, which is ``seq_mean_token_mean`` here.
+
+    Args:
+        logp_new_NT: As for ``policy_loss``.
+        logp_old_NT: As for ``policy_loss``.
+        advantages_N: Shape ``[N]``.
+        mask_NT: Completion mask; a response without a token has the ratio 1.
+        clip_low: The paper has 3e-4.
+        clip_high: The paper has 4e-4.
+
+    Source:
+        Zheng et al., "Group sequence policy optimization", 2507.18071, eq. 5 to 7. The gradient is that of verl's
+        and TRL's code wherever a response's tokens weigh alike, as they do in all three aggregations.
+    """
+    log_ratio_NT = (logp_new_NT - logp_old_NT) * mask_NT
+    mean_N1 = log_ratio_NT.sum(-1, keepdim=True) / mask_NT.sum(-1, keepdim=True).clamp(min=1)
+    mean_NT = mean_N1.expand_as(log_ratio_NT)
+    return policy_loss(mean_NT, torch.zeros_like(mean_NT), advantages_N, clip_low=clip_low, clip_high=clip_high)
+
+
+def cispo_loss(logp_new_NT: Tensor, logp_old_NT: Tensor, advantages_N: Tensor, *, cap: float) -> PolicyLoss:
+    """Return CISPO's loss as MiniMax and TRL have it: REINFORCE weighed by the ratio, at most ``cap``.
+
+    No token is ever left out of the gradient; clipping only bounds its weight, which has no gradient. As TRL does,
+    only capped tokens with a positive advantage count as clipped.
+
+    Args:
+        logp_new_NT: As for ``policy_loss``.
+        logp_old_NT: As for ``policy_loss``.
+        advantages_N: Shape ``[N]``.
+        cap: Of the ratio itself, not of its distance from 1.
+
+    Source:
+        MiniMax-M1, 2506.13585, eq. 4 and 5, without the lower bound, which they do not use either.
+    """
+    ratio = torch.exp(logp_new_NT - logp_old_NT).detach()
+    advantage = advantages_N.unsqueeze(-1)
+    never = torch.zeros_like(ratio, dtype=torch.bool)
+    return PolicyLoss(
+        loss=-ratio.clamp(max=cap) * advantage * logp_new_NT,
+        clipped_low=never,
+        clipped_high=(ratio > cap) & (advantage > 0),
+        dual_clipped=never,
+    )
+
+
+def cispo_verl_loss(
+    logp_new_NT: Tensor, logp_old_NT: Tensor, advantages_N: Tensor, *, clip_low: float, clip_high: float
+) -> PolicyLoss:
+    """Return CISPO's loss as verl has it: the weight lies within ``1 - clip_low`` and ``1 + clip_high``.
+
+    The same name as ``cispo_loss`` and another objective. As in verl, every token whose weight is changed counts
+    as clipped, whatever its advantage. Arguments as for ``policy_loss``.
+    """
+    ratio = torch.exp(logp_new_NT - logp_old_NT).detach()
+    low, high = 1 - clip_low, 1 + clip_high
+    return PolicyLoss(
+        loss=-ratio.clamp(low, high) * advantages_N.unsqueeze(-1) * logp_new_NT,
+        clipped_low=ratio < low,
+        clipped_high=ratio > high,
+        dual_clipped=torch.zeros_like(ratio, dtype=torch.bool),
+    )
+
+
 def kl(logp_new_NT: Tensor, logp_ref_NT: Tensor, kind: Literal["k1", "k2", "k3"] = "k3") -> Tensor:
     """Return the estimate of KL(new || ref) at every token, from sampled tokens only.
 
@@ -172,7 +250,60 @@ def kl(logp_new_NT: Tensor, logp_ref_NT: Tensor, kind: Literal["k1", "k2", "k3"]
     return torch.exp(d) - d - 1
 
 
-def masked_mean(values_NT: Tensor, mask_NT: Tensor) -> float:
-    """Return the mean over tokens where the mask is 1; 0.0 if it is nowhere."""
-    mask = mask_NT.to(torch.float64)
-    return float((values_NT.to(torch.float64) * mask).sum() / mask.sum().clamp(min=1))
+@dataclass(frozen=True, kw_only=True)
+class ImportanceWeights:
+    """What each token's loss is multiplied by, ``[N, T]``, and where the cap acted (boolean, ``[N, T]``)."""
+
+    weights: Tensor
+    capped: Tensor
+
+
+def importance_weights(
+    logp_trainer_NT: Tensor, logp_sampler_NT: Tensor, mask_NT: Tensor, kind: Importance, cap: float
+) -> ImportanceWeights:
+    """Return the correction for a sampler whose probabilities are not the trainer's. It has no gradient.
+
+    Both sides must be given at the sampling temperature and over the whole vocabulary (top_p 1, no top_k), or the
+    ratio measures the sampler's settings.
+
+    Args:
+        logp_trainer_NT: Of the weights that sampled, computed by the trainer, shape ``[N, T]``.
+        logp_sampler_NT: As the sampler reported them.
+        mask_NT: Completion mask.
+        kind: ``token`` is truncated importance sampling: each token's ratio, at most ``cap``. ``sequence_mask``
+            weighs a response by the product of its tokens' ratios, and leaves it out if that exceeds ``cap``.
+        cap: Largest weight.
+
+    Source:
+        Yao et al., "Your efficient RL framework secretly brings you off-policy RL training", 2025 (token); TRL's
+        ``vllm_importance_sampling_mode`` (sequence_mask).
+    """
+    difference_NT = (logp_trainer_NT - logp_sampler_NT).detach() * mask_NT
+    if kind == "token":
+        ratio_NT = torch.exp(difference_NT)
+        return ImportanceWeights(weights=ratio_NT.clamp(max=cap), capped=ratio_NT > cap)
+    ratio_NT = torch.exp(difference_NT.sum(-1, keepdim=True)).expand_as(difference_NT)
+    left_out_NT = ratio_NT > cap
+    return ImportanceWeights(weights=ratio_NT.masked_fill(left_out_NT, 0.0), capped=left_out_NT)
+
+
+def overlong_penalty(lengths_N: Tensor, *, longest: int, margin: int) -> Tensor:
+    """Return what to add to the rewards of responses that come near the longest length.
+
+    0 up to ``longest - margin`` tokens, from there in a straight line to -1 at ``longest``, and -1 beyond.
+
+    Args:
+        lengths_N: Tokens of each response, shape ``[N]``.
+        longest: Tokens after which a response is cut off (the paper's L_max).
+        margin: Tokens over which the penalty grows (its L_cache).
+
+    Returns:
+        Penalties, shape ``[N]``, float64.
+
+    Source:
+        Yu et al., "DAPO", 2503.14476, eq. 13.
+
+    >>> overlong_penalty(torch.tensor([16, 18, 21]), longest=20, margin=4)
+    tensor([ 0.0000, -0.5000, -1.0000], dtype=torch.float64)
+    """
+    return ((longest - margin - lengths_N.double()) / margin).clamp(-1.0, 0.0)

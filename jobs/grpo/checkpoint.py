@@ -13,9 +13,10 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,8 @@ STATE = "state.json"
 MODEL_FOLDER = "model"
 OPTIMIZER_FILE = "optimizer.safetensors"
 NAME = re.compile(r"step_(\d{8})")
+Digest = dict[str, Any]
+"""``{"bytes": length, "sha256": hex}`` of one file."""
 
 
 class NoSpace(OrchestratorError):
@@ -64,17 +67,26 @@ class Checkpoint:
 def begin(root: Path, step: int) -> Path:
     """Return a new empty folder beside the final one, for the policy to write into.
 
+    What saves that were cut short have left is deleted first: it would take the room of this one.
+
     Raises:
         NoSpace: The filesystem has less room than the newest checkpoint takes.
     """
     root.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    _clear(root)
     _require_space(root)
-    folder = root / f".{_name(step)}.{uuid4().hex[:8]}.tmp"
+    folder = root / f".{folder_name(step)}.{uuid4().hex[:8]}.tmp"
     folder.mkdir(mode=PRIVATE_FOLDER)
     return folder
 
 
-def commit(folder: Path, state: State, generation: int, still_ours: Callable[[], None]) -> Path:
+def commit(
+    folder: Path,
+    state: State,
+    generation: int,
+    still_ours: Callable[[], None],
+    digests: Mapping[str, Digest] = MappingProxyType({}),
+) -> Path:
     """Turn what was written into ``folder`` into the checkpoint of ``state.step`` and return its path.
 
     A folder of that name from an abandoned attempt is moved aside, not overwritten.
@@ -84,14 +96,20 @@ def commit(folder: Path, state: State, generation: int, still_ours: Callable[[],
         state: What goes into state.json.
         generation: Written into the manifest.
         still_ours: Called just before the rename; raises if a newer generation has taken over.
+        digests: Of files that whoever wrote them has synced and hashed; the others are here.
+
+    Raises:
+        OSError: A file of ``digests`` is not here in full: a network filesystem may show it later than its writer.
     """
+    _require_arrived(folder, digests)
     write_json(folder / STATE, asdict(state))
-    files = {str(path.relative_to(folder)): _digest(path, sync=True) for path in _files(folder)}
+    here = {str(path.relative_to(folder)): path for path in _files(folder)}
+    files = {**digests, **{name: digest(path, sync=True) for name, path in here.items() if name not in digests}}
     write_json(folder / MANIFEST, {"step": state.step, "generation": generation, "files": files})
-    for directory in sorted({path.parent for path in _files(folder)}, reverse=True):
+    for directory in (*filter(Path.is_dir, folder.rglob("*")), folder):
         sync_folder(directory)
     still_ours()
-    final = folder.parent / _name(state.step)
+    final = folder.parent / folder_name(state.step)
     if final.exists():
         _quarantine(final)
     os.rename(folder, final)
@@ -102,7 +120,7 @@ def commit(folder: Path, state: State, generation: int, still_ours: Callable[[],
 def newest(root: Path) -> Checkpoint | None:
     """Return the newest checkpoint that verifies, moving aside those that do not; None if none does."""
     for step in sorted(steps(root), reverse=True):
-        folder = root / _name(step)
+        folder = root / folder_name(step)
         fault = find_fault(folder)
         if fault is None:
             return Checkpoint(folder=folder, state=_state(folder))
@@ -118,13 +136,17 @@ def find_fault(folder: Path) -> str | None:
         return f"Its manifest cannot be read: {error}"
     if manifest is None:
         return "It has no manifest."
+    if not _is_manifest(manifest):
+        return "Its manifest does not say what it has to."
+    if folder_name(manifest["step"]) != folder.name:
+        return f"Its manifest is of step {manifest['step']}."
     for name, expected in manifest["files"].items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing."
         if path.stat().st_size != expected["bytes"]:
             return f"{name} has {path.stat().st_size} bytes, not {expected['bytes']}."
-        if _digest(path, sync=False)["sha256"] != expected["sha256"]:
+        if digest(path, sync=False)["sha256"] != expected["sha256"]:
             return f"{name} does not have the SHA-256 of its manifest."
     return None
 
@@ -144,11 +166,15 @@ def prune(root: Path, *, keep_last: int, keep_every: int | None) -> list[int]:
     doomed = [s for s in every[: -max(keep_last, 1)] if not (keep_every and s % keep_every == 0)]
     for step in doomed:
         # Renamed first: a crash inside rmtree must not leave a folder that looks committed.
-        grave = root / f".{_name(step)}.{uuid4().hex[:8]}.tmp"
-        os.rename(root / _name(step), grave)
+        grave = root / f".{folder_name(step)}.{uuid4().hex[:8]}.tmp"
+        os.rename(root / folder_name(step), grave)
+    _clear(root)
+    return doomed
+
+
+def _clear(root: Path) -> None:
     for folder in root.glob(".step_*.tmp"):
         shutil.rmtree(folder)
-    return doomed
 
 
 def _state(folder: Path) -> State:
@@ -157,20 +183,42 @@ def _state(folder: Path) -> State:
     return State(**(record | {"cursor": Cursor(**record["cursor"])}))
 
 
-def _name(step: int) -> str:
+def folder_name(step: int) -> str:
+    """Return the name of a step's checkpoint."""
     return f"step_{step:08d}"
+
+
+def _is_manifest(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and isinstance(value.get("step"), int)
+        and isinstance(value.get("files"), dict)
+        and STATE in value["files"]
+        and all(isinstance(file, dict) and {"bytes", "sha256"} <= file.keys() for file in value["files"].values())
+    )
+
+
+def _require_arrived(folder: Path, digests: Mapping[str, Digest]) -> None:
+    for name, written in digests.items():
+        arrived = (folder / name).stat().st_size
+        if arrived != written["bytes"]:
+            raise OSError(
+                f"checkpoint: {folder / name} has {arrived} bytes here and {written['bytes']} where it was written. "
+                "The checkpoint is not committed; the one before it stands."
+            )
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _digest(path: Path, *, sync: bool) -> dict[str, Any]:
+def digest(path: Path, *, sync: bool) -> Digest:
+    """Return a file's length and SHA-256; ``sync`` makes it survive a loss of power first."""
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if sync:
             os.fsync(file.fileno())
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": sha256}
 
 
 def _quarantine(folder: Path) -> Path:
@@ -184,7 +232,7 @@ def _require_space(root: Path) -> None:
     existing = steps(root)
     if not existing:
         return
-    needed = sum(path.stat().st_size for path in _files(root / _name(existing[-1])))
+    needed = sum(path.stat().st_size for path in _files(root / folder_name(existing[-1])))
     free = shutil.disk_usage(root).free
     if free < needed:
         raise NoSpace(

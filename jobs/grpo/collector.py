@@ -2,12 +2,17 @@
 
 So the judge works while other responses are still being written, and what is left of its time
 after the last token is the metric ``judge/wait_after_gen_s``.
+
+The capacity rule: a prompt may be begun while fewer than ``(staleness + steps made + 1) * prompts_per_step``
+have been. The loop keeps it by when it begins a collection; with staleness 1 that is while the step before
+is still being judged and trained on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import statistics
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +20,16 @@ from typing import Protocol
 
 from jobs import data
 from jobs.data import Example
-from jobs.grpo.prompts import sample_seed
-from jobs.grpo.rollout import Request, Sample, TrainingRow
+from jobs.grpo.groups import Collected, Group, Scored
+from jobs.grpo.prompts import Cursor, PromptSource, sample_seed
+from jobs.grpo.rollout import Request, Sample
 from jobs.grpo.settings import Settings
-from jobs.rewards.scorer import Score, means
+from jobs.rewards.scorer import Score
 
 Report = Callable[[int, int], None]
 """Told how many responses are scored, and of how many."""
+ZERO_SPREAD = 1e-6
+"""As in ``algo``, which takes seconds to import."""
 
 
 class Generates(Protocol):
@@ -35,118 +43,177 @@ class Scores(Protocol):
 
     async def score(self, example: Example, response: str) -> Score: ...
 
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A response and what it earned."""
-
-    sample: Sample
-    score: Score
+    def metrics(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """All responses to one prompt, in order of their index, with their advantages.
+class Collector:
+    """Collects steps, one after the other or the next while the last is still being judged.
 
     Attributes:
-        rejected: Too few verdicts came; the group is logged and not trained on.
+        settings: Of the role.
+        workers: Sample.
+        scorer: Scores each response; its own deadlines bound the wait for the judge.
+        examples: All there are.
+        source: The order in which they are used.
     """
 
-    example: Example
-    prompt: str
-    scored: tuple[Scored, ...]
-    advantages: tuple[float, ...]
-    rejected: bool
+    settings: Settings
+    workers: Generates
+    scorer: Scores
+    examples: Sequence[Example]
+    source: PromptSource
+
+    def begin(self, step: int, cursor: Cursor, report: Report) -> Collection:
+        """Begin to collect a step, from 1, whose number fixes the seeds.
+
+        Args:
+            step: The step.
+            cursor: Its first batch of prompts.
+            report: Called with responses scored so far and responses in all.
+        """
+        generated = asyncio.Event()
+        task = asyncio.create_task(self._collect(step, cursor, report, generated))
+        task.add_done_callback(lambda _: generated.set())
+        return Collection(step=step, cursor=self.source.deal(cursor)[1], generated=generated, task=task)
+
+    async def _collect(self, step: int, cursor: Cursor, report: Report, generated: asyncio.Event) -> Collected:
+        """Collect rounds of prompts until the step is full, or may not be refilled any more."""
+        algorithm, wanted = self.settings.algorithm, self.settings.prompts_per_step
+        kept: list[Group] = []
+        spent: list[Group] = []
+        generate_s = wait_s = 0.0
+        refills = 0
+        while True:
+            indices, cursor = self.source.deal(cursor)
+            examples = [self.examples[index] for index in indices]
+            done = len(kept) * self.settings.samples_per_prompt
+            groups, generating_s, waiting_s = await self._round(step, refills, examples, done, report, generated)
+            generate_s, wait_s = generate_s + generating_s, wait_s + waiting_s
+            for group in groups:
+                (kept if not algorithm.refills or has_spread(group) else spent).append(group)
+            if len(kept) >= wanted or refills == algorithm.refills:
+                break
+            refills += 1
+        return Collected(
+            # A step of groups that teach nothing is still a step: it is recorded, and makes no update.
+            groups=tuple(kept[:wanted] or spent[:wanted]),
+            cursor=cursor,
+            generate_s=generate_s,
+            wait_after_gen_s=wait_s,
+            refills=refills,
+            dropped=len(spent),
+            metrics=self.scorer.metrics(),
+        )
+
+    async def _round(
+        self,
+        step: int,
+        refill: int,
+        examples: Sequence[Example],
+        done: int,
+        report: Report,
+        generated: asyncio.Event,
+    ) -> tuple[list[Group], float, float]:
+        """Return a round's groups, and the seconds of sampling and of waiting for rewards after it."""
+        requests = self._requests(step, refill, examples)
+        scored: dict[tuple[int, int], Scored] = {}
+        began = time.monotonic()
+
+        async def judge(sample: Sample) -> None:
+            score = await self.scorer.score(examples[sample.group], sample.text)
+            scored[sample.group, sample.sample] = Scored(sample=sample, score=score)
+            report(done + len(scored), done + len(requests))
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                async with asyncio.timeout(self.settings.engine.timeout_s):
+                    async for sample in self.workers.generate(requests):
+                        tasks.create_task(judge(sample))
+                ended = time.monotonic()
+                if not self.settings.algorithm.refills:
+                    generated.set()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return self._groups(examples, scored), ended - began, time.monotonic() - ended
+
+    def _groups(self, examples: Sequence[Example], scored: dict[tuple[int, int], Scored]) -> list[Group]:
+        return [
+            Group(
+                example=example,
+                prompt=data.prompt(example, self.settings.format_prompt),
+                scored=tuple(scored[index, k] for k in range(self.settings.samples_per_prompt)),
+            )
+            for index, example in enumerate(examples)
+        ]
+
+    def _requests(self, step: int, refill: int, examples: Sequence[Example]) -> list[Request]:
+        return [
+            Request(
+                group=index,
+                sample=sample,
+                example=example.id,
+                text=data.prompt(example, self.settings.format_prompt),
+                images=example.images,
+                # A refill may draw a prompt of this very step again, and then wants other responses.
+                seed=sample_seed(self.settings.seed, step, example.id + f"/{refill}" * bool(refill), sample),
+            )
+            for index, example in enumerate(examples)
+            for sample in range(self.settings.samples_per_prompt)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collected:
-    """One step's groups and how long it took to get them, in seconds."""
+class Collection:
+    """A step that is being collected.
 
-    groups: tuple[Group, ...]
-    generate_s: float
-    wait_after_gen_s: float
-
-
-async def collect(
-    settings: Settings,
-    workers: Generates,
-    scorer: Scores,
-    step: int,
-    examples: Sequence[Example],
-    report: Report,
-) -> Collected:
-    """Return the groups of one step.
-
-    Args:
-        settings: Sampling and advantage settings.
-        workers: Sample.
-        scorer: Scores each response; its own deadlines bound the wait for the judge.
-        step: The step being made, from 1; fixes the seeds.
-        examples: The step's prompts.
-        report: Called with responses scored so far and responses in all.
+    Attributes:
+        step: Its number.
+        cursor: The next step's prompts, if this one is not refilled.
+        generated: Set when the last token is sampled, or the collection has ended otherwise.
+        task: Ends with what was collected.
+        journalled: It was taken from the journal.
     """
-    requests = _requests(settings, step, examples)
-    began = time.monotonic()
-    scored: dict[tuple[int, int], Scored] = {}
 
-    async def judge(sample: Sample) -> None:
-        score = await scorer.score(examples[sample.group], sample.text)
-        scored[sample.group, sample.sample] = Scored(sample=sample, score=score)
-        report(len(scored), len(requests))
+    step: int
+    cursor: Cursor
+    generated: asyncio.Event
+    task: asyncio.Future[Collected]
+    journalled: bool = False
 
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            async with asyncio.timeout(settings.engine.timeout_s):
-                async for sample in workers.generate(requests):
-                    tasks.create_task(judge(sample))
-            generated = time.monotonic()
-    except BaseExceptionGroup as group:
-        raise _first(group) from None
-    ended = time.monotonic()
-    rows = [[scored[index, k] for k in range(settings.samples_per_prompt)] for index in range(len(examples))]
-    groups = _groups(settings, examples, rows)
-    return Collected(groups=groups, generate_s=generated - began, wait_after_gen_s=ended - generated)
+    async def tokens(self) -> None:
+        """Wait for the last token.
 
+        Raises:
+            Exception: What ended the collection before.
+        """
+        await self.generated.wait()
+        if self.task.done():
+            self.task.result()
 
-def training_rows(groups: Sequence[Group]) -> list[TrainingRow]:
-    """Return the batch of one optimiser step: every response of every group that was not rejected."""
-    return [
-        TrainingRow(
-            example=group.example.id,
-            text=group.prompt,
-            images=group.example.images,
-            tokens=scored.sample.tokens,
-            logprobs=scored.sample.logprobs,
-            advantage=advantage,
-        )
-        for group in groups
-        if not group.rejected
-        for scored, advantage in zip(group.scored, group.advantages, strict=True)
-    ]
+    async def result(self) -> Collected:
+        """Wait for the last reward and return what was collected."""
+        return await self.task
+
+    async def abandon(self) -> None:
+        """Stop sampling and asking; what was collected is lost."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
 
 
-def metrics(collected: Collected) -> dict[str, float]:
-    """Return the step's rewards, lengths and times, named as verl names them where it has a name."""
-    scored = [s for group in collected.groups for s in group.scored]
-    totals = [s.score.total for s in scored if not math.isnan(s.score.total)]
-    lengths = [len(s.sample.tokens) for s in scored]
-    advantages = [a for group in collected.groups for a in group.advantages]
-    parts = means([s.score for s in scored])
-    return {
-        **_spread("critic/score", totals),
-        **_spread("critic/rewards", totals),
-        **_spread("critic/advantages", advantages),
-        **{f"reward/{name}": value for name, value in parts.items() if name != "total"},
-        **_spread("response_length", lengths),
-        "response_length/clip_ratio": sum(not s.sample.finished for s in scored) / len(scored),
-        "judge/groups_rejected": float(sum(group.rejected for group in collected.groups)),
-        "critic/zero_spread_groups": sum(not any(group.advantages) for group in collected.groups)
-        / len(collected.groups),
-        "judge/wait_after_gen_s": collected.wait_after_gen_s,
-        "timing_s/gen": collected.generate_s,
-        "timing_s/reward": collected.wait_after_gen_s,
-    }
+def from_journal(step: int, collected: Collected) -> Collection:
+    """Return a collection that was made by an earlier attempt."""
+    future: asyncio.Future[Collected] = asyncio.get_running_loop().create_future()
+    future.set_result(collected)
+    generated = asyncio.Event()
+    generated.set()
+    return Collection(step=step, cursor=collected.cursor, generated=generated, task=future, journalled=True)
+
+
+def has_spread(group: Group) -> bool:
+    """Return whether the responses of a group earned differently, so that it teaches something."""
+    known = [total for total in group.totals() if not math.isnan(total)]
+    return len(known) > 1 and statistics.stdev(known) >= ZERO_SPREAD
 
 
 def _first(error: BaseException) -> BaseException:
@@ -154,52 +221,3 @@ def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _requests(settings: Settings, step: int, examples: Sequence[Example]) -> list[Request]:
-    return [
-        Request(
-            group=index,
-            sample=sample,
-            example=example.id,
-            text=data.prompt(example, settings.format_prompt),
-            images=example.images,
-            seed=sample_seed(settings.seed, step, example.id, sample),
-        )
-        for index, example in enumerate(examples)
-        for sample in range(settings.samples_per_prompt)
-    ]
-
-
-def _groups(settings: Settings, examples: Sequence[Example], rows: list[list[Scored]]) -> tuple[Group, ...]:
-    import torch  # seconds, which pass while Ray starts
-
-    from jobs.grpo import algo
-
-    algorithm, size = settings.algorithm, settings.samples_per_prompt
-    totals_PG = torch.tensor([[s.score.total for s in row] for row in rows], dtype=torch.float64)
-    advantages_PG = algo.advantages(
-        totals_PG.flatten(),
-        [index for index in range(len(rows)) for _ in range(size)],
-        normalise=algorithm.normalise,
-        eps=algorithm.eps,
-        min_valid=algorithm.min_valid,
-    ).view(len(rows), size)
-    valid_P = (~totals_PG.isnan()).sum(-1)
-    return tuple(
-        Group(
-            example=example,
-            prompt=data.prompt(example, settings.format_prompt),
-            scored=tuple(row),
-            advantages=tuple(advantages_PG[index].tolist()),
-            rejected=int(valid_P[index]) < algorithm.min_valid,
-        )
-        for index, (example, row) in enumerate(zip(examples, rows, strict=True))
-    )
-
-
-def _spread(name: str, values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    mean = math.fsum(values) / len(values)
-    return {f"{name}/mean": mean, f"{name}/max": float(max(values)), f"{name}/min": float(min(values))}

@@ -1,4 +1,4 @@
-"""What a training run leaves to be read: metrics.jsonl, TensorBoard, rollouts.jsonl and images/."""
+"""What a training run leaves to be read: metrics.jsonl, TensorBoard, rollouts.jsonl and images/; W&B if asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.data import Example
-from jobs.grpo.collector import Group
+from jobs.grpo.batch import Valued
+from jobs.grpo.tracking import Wandb
 from orchestrator.files import PRIVATE_FILE, private_folder
 from orchestrator.run_directory import RunDirectory
 
@@ -25,19 +26,27 @@ class Records:
     """
 
     def __init__(
-        self, run: RunDirectory, *, step: int, metrics_bytes: int, rollouts_bytes: int, log_rollouts: bool
+        self,
+        run: RunDirectory,
+        *,
+        step: int,
+        metrics_bytes: int,
+        rollouts_bytes: int,
+        log_rollouts: bool,
+        wandb: Wandb | None = None,
     ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # with torch, seconds, which pass while Ray starts
 
         self._run = run
         self._log_rollouts = log_rollouts
         self._saved_images: set[str] = set()
+        self._wandb = wandb
         for path, size in ((run.metrics, metrics_bytes), (run.rollouts, rollouts_bytes)):
             path.touch(mode=PRIVATE_FILE)
             os.truncate(path, min(size, path.stat().st_size))
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
-    def write(self, step: int, metrics: dict[str, float], groups: Iterable[Group]) -> None:
+    def write(self, step: int, metrics: dict[str, float], groups: Iterable[Valued]) -> None:
         """Add one step. Metrics that are not finite are left out, since JSON has no NaN."""
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         if self._log_rollouts:
@@ -46,6 +55,8 @@ class Records:
         for name, value in finite.items():
             self._tensorboard.add_scalar(name, value, step)
         self._tensorboard.flush()
+        if self._wandb is not None:
+            self._wandb.log(step, finite)
 
     def positions(self) -> dict[str, int]:
         """Return how long both files are, for a checkpoint's state."""
@@ -56,10 +67,13 @@ class Records:
 
     def close(self) -> None:
         self._tensorboard.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
-    def _rollouts(self, step: int, group: Group) -> Iterable[dict[str, Any]]:
+    def _rollouts(self, step: int, valued: Valued) -> Iterable[dict[str, Any]]:
+        group = valued.group
         images = self._images(group.example)
-        for scored, advantage in zip(group.scored, group.advantages, strict=True):
+        for scored, total, advantage in zip(group.scored, valued.totals, valued.advantages, strict=True):
             score, sample = scored.score, scored.sample
             yield {
                 "step": step,
@@ -73,7 +87,7 @@ class Records:
                 "tokens": len(sample.tokens),
                 "finish": "stop" if sample.finished else "length",
                 "rewards": {name: _number(value) for name, value in score.parts.items()},
-                "total": _number(score.total),
+                "total": _number(total),
                 "advantage": advantage,
                 "judge": None if score.judge is None else _judge(score.judge),
             }
@@ -85,14 +99,15 @@ class Records:
         name = f"images/{hashlib.sha256(image).hexdigest()[:16]}.{_kind(image)}"
         path = self._run.path / name
         if name not in self._saved_images and not path.exists():
-            private_folder(path.parent)
-            path.write_bytes(image)
+            beside = private_folder(path.parent) / f".{path.name}.tmp"
+            beside.write_bytes(image)
+            beside.replace(path)
         self._saved_images.add(name)
         return name
 
 
 def _append(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    text = "".join(json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n" for record in records)
+    text = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records)
     with path.open("a", encoding="utf-8") as file:
         file.write(text)
 

@@ -51,7 +51,18 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRow:
-    """One response and what it was worth: a row of the batch an optimiser step is made from."""
+    """One response and what it was worth: a row of the batch an optimiser step is made from.
+
+    Attributes:
+        example: The example's id.
+        text: What the user said, ``<image>`` where an image goes.
+        images: Encoded image files.
+        tokens: As sampled.
+        logprobs: The engine's, as sampled.
+        advantage: How much better than its group; 0 teaches nothing.
+        finished: False if the response was cut off at the longest length.
+        version: Of the weights that sampled it.
+    """
 
     example: str
     text: str
@@ -59,3 +70,5 @@ class TrainingRow:
     tokens: tuple[int, ...]
     logprobs: tuple[float, ...]
     advantage: float
+    finished: bool = True
+    version: int = 0

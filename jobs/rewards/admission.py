@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 HALVE_AT_MOST_EVERY_S = 1.0
@@ -35,7 +37,7 @@ class Admission:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:
-        if not self._waiting and self.running < int(self.limit):
+        if self._has_room():
             self.running += 1
             return
         turn = asyncio.get_running_loop().create_future()
@@ -53,6 +55,18 @@ class Admission:
     ) -> None:
         self._leave()
 
+    @contextmanager
+    def if_free(self) -> Iterator[bool]:
+        """Take a place if one is free and nobody stands in line for it, and say so; never wait."""
+        if not self._has_room():
+            yield False
+            return
+        self.running += 1
+        try:
+            yield True
+        finally:
+            self._leave()
+
     def answered(self) -> None:
         """The judge answered: let one more in, later one more per round."""
         step = 1.0 / self.limit if self._has_been_full else 1.0
@@ -64,6 +78,9 @@ class Admission:
         if now - self._halved_at >= HALVE_AT_MOST_EVERY_S:
             self._halved_at, self._has_been_full = now, True
             self.limit = max(1.0, self.limit / 2)
+
+    def _has_room(self) -> bool:
+        return not self._waiting and self.running < int(self.limit)
 
     def _leave(self) -> None:
         self.running -= 1

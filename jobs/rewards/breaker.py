@@ -55,6 +55,10 @@ class Breaker:
         """A request was answered just now."""
         self._answered_at = time.monotonic()
 
+    def has_answered_since(self, at: float) -> bool:
+        """Return whether the judge answered anybody since ``at``, by the monotonic clock: then it is up."""
+        return self._watch is None and self._answered_at >= at
+
     async def passed(self) -> None:
         """Return at once if the judge is up, else when it is again.
 
@@ -76,7 +80,7 @@ class Breaker:
             JudgeOutage: The outage has outlasted its budget.
         """
         if self._watch is None:
-            if sent_at is not None and self._answered_at >= sent_at:
+            if sent_at is not None and self.has_answered_since(sent_at):
                 return False
             self._opened_at = time.monotonic()
             self._watch = asyncio.get_running_loop().create_task(self._until_answered(why))

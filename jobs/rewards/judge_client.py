@@ -1,8 +1,9 @@
 """The judge's client: from facts and a response to a verdict, or to the reason why there is none.
 
 One verdict takes: a look into the cache; a look whether the same question is already on its way; a
-place (``admission``); a request with a deadline; a strict reading of the reply; another attempt if
-that failed. While the judge is down everybody waits (``breaker``), which costs no attempt.
+place (``admission``); a request with a deadline, sent twice if that is wanted and it takes long
+(``hedge``); a strict reading of the reply; another attempt if that failed. While the judge is down
+everybody waits (``breaker``), which costs no attempt.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import asyncio
 import json
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import aiohttp
 
 from eval import facts
-from jobs.rewards import chat, judge_prompt, verdict_cache
+from jobs.rewards import chat, hedge, judge_prompt, verdict_cache
 from jobs.rewards.admission import Admission
 from jobs.rewards.breaker import Breaker, JudgeOutage
 from jobs.rewards.judge_stats import Deadline, Stats
@@ -236,12 +240,30 @@ class JudgeClient:
         self._stats.count("retries", effort.attempts + effort.detours > 0)
         deadline_s = self._deadline.now_s()
         try:
-            reply = await chat.ask(self._session, self._judge(), body, deadline_s)
+            reply = await self._ask(body, deadline_s)
         except chat.Slow:
             self._deadline.observe(deadline_s)
             raise
         self._note(reply)
         return reply
+
+    async def _ask(self, body: dict[str, Any], deadline_s: float) -> chat.Reply:
+        ask = partial(chat.ask, self._session, self._judge(), body)
+        after_s = self._deadline.p95_s() if self._settings.hedge else None
+        if after_s is None or after_s >= deadline_s:
+            return await ask(deadline_s)
+        place = partial(self._second_place, time.monotonic())
+        return await hedge.first_answer(ask, deadline_s=deadline_s, after_s=after_s, place=place)
+
+    @contextmanager
+    def _second_place(self, sent_at: float) -> Iterator[bool]:
+        """Let a request be sent again, unless the judge is full, or has answered nobody since the first time."""
+        if not self._breaker.has_answered_since(sent_at):
+            yield False
+            return
+        with self._admission.if_free() as is_free:
+            self._stats.count("hedged", is_free)
+            yield is_free
 
     def _note(self, reply: chat.Reply) -> None:
         self._breaker.answered()

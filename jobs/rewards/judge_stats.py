@@ -29,11 +29,14 @@ class Deadline:
         """
         self._latencies_s.append(latency_s)
 
+    def p95_s(self) -> float | None:
+        """Return the 95th percentile of the latest latencies, None until there are enough of them."""
+        return quantile(list(self._latencies_s), 0.95) if len(self._latencies_s) >= ENOUGH else None
+
     def now_s(self) -> float:
         """Return the deadline for a request that begins now."""
-        if len(self._latencies_s) < ENOUGH:
-            return self._max_s
-        return min(self._max_s, max(self._min_s, 3 * quantile(list(self._latencies_s), 0.95)))
+        p95_s = self.p95_s()
+        return self._max_s if p95_s is None else min(self._max_s, max(self._min_s, 3 * p95_s))
 
 
 class Stats:
@@ -44,7 +47,10 @@ class Stats:
         self._latencies_s: list[float] = []
 
     def count(self, what: str, amount: int = 1) -> None:
-        """Add to one of: ``rows skipped verdicts missing cached mismatched requests retries tokens_in tokens_out``."""
+        """Add to one of these, where a request that was sent a second time is one.
+
+        ``rows skipped verdicts missing cached mismatched requests retries hedged tokens_in tokens_out``
+        """
         self._counts[what] += amount
 
     def latency(self, latency_s: float) -> None:
@@ -64,6 +70,7 @@ class Stats:
             "judge/cache_hit": _share(counts["cached"], counts["verdicts"]),
             "judge/mismatch_frac": _share(counts["mismatched"], counts["verdicts"]),
             "judge/retry_frac": _share(counts["retries"], counts["requests"]),
+            "judge/hedged_frac": _share(counts["hedged"], counts["requests"]),
         }
         if latencies_s:
             metrics |= {

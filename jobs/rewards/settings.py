@@ -69,6 +69,11 @@ class VisualPerception(Weighted):
     """A request is given three times the 95th percentile of the latest latencies, but at least this."""
     deadline_max_s: float = Field(60.0, gt=0)
     """... and at most this, which is also what the first requests are given."""
+    hedge: bool = False
+    """Ask a second time when an answer takes longer than the running 95th percentile; the first answer counts.
+
+    Only while the judge answers others and has room. It costs no attempt.
+    """
     verdict_s: float = Field(300.0, gt=0)
     """Longest time for one verdict, attempts and pauses together; standing in line and an outage do not count."""
     retry_after_max_s: float = Field(30.0, ge=0)

@@ -15,7 +15,8 @@ class Verdict:
         scores: One for every fact asked.
         mismatch: The reply's tags were not exactly those asked for.
         reply: The judge's text, "" if it sent none.
-        latency_s: From sending the request that brought the reply to reading it, as measured then.
+        latency_s: From sending the request that brought the reply to reading it, as measured then; of one that was
+            sent a second time, from the first sending.
         attempts: Requests that the judge took; 0 for a verdict from the cache.
         cached: It came from the cache, or from a request that another response was waiting for.
         tokens_in: Of the prompt, as the server counts them.

@@ -17,8 +17,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from jobs import vlm
-from jobs.grpo.rollout import Request, Sample
-from orchestrator.errors import InputError
+from jobs.grpo.engines.prompts import EncodedPrompts
+from jobs.grpo.rollout import Request, Sample, TrainingRow
+from jobs.grpo.sampling import device, tempered_log_softmax
 
 _END = object()
 
@@ -33,10 +34,9 @@ class HfEngine:
         self.model = vlm.load_model(model, dtype=dtype, device=device(), trainable=False)
         self.temperature = temperature
         self.batch = batch
-        self.max_prompt_tokens = max_prompt_tokens
         self.version = 0
         self._banned = vlm.banned_ids(self.processor)
-        self._prompts: dict[str, vlm.Prompt] = {}
+        self._prompts = EncodedPrompts(self.processor, max_prompt_tokens)
         # The folder's own generation settings (top_k, repetition penalty) would make the engine
         # sample from another distribution than the trainer differentiates.
         self.model.generation_config = GenerationConfig(
@@ -50,6 +50,27 @@ class HfEngine:
         """Replace all weights; ``version`` is written into every sample from now on."""
         self.model.load_state_dict(weights)
         self.version = version
+
+    def sleep(self) -> None:
+        """Do nothing: this engine keeps its memory."""
+
+    def wake(self) -> None:
+        """Do nothing."""
+
+    @torch.inference_mode()
+    def logprobs(self, rows: Sequence[TrainingRow]) -> list[tuple[float, ...]]:
+        """Return the log-probabilities of given tokens, one forward pass a row: no padding, few logits in memory."""
+        return [self._logprobs(row) for row in rows]
+
+    def _logprobs(self, row: TrainingRow) -> tuple[float, ...]:
+        batch = vlm.pad_sequences(
+            [self._prompts.of(row)], [list(row.tokens)], vlm.pad_id(self.processor), self.model.device
+        )
+        # The logits at position p foretell the token at p + 1.
+        logits_1TV = self.model(**batch.inputs, use_cache=False, logits_to_keep=len(row.tokens) + 1).logits[:, :-1]
+        logp_TV = tempered_log_softmax(logits_1TV[0], self._banned, self.temperature)
+        tokens_T1 = torch.tensor(row.tokens, device=logp_TV.device).unsqueeze(-1)
+        return tuple(logp_TV.gather(-1, tokens_T1).squeeze(-1).tolist())
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Sample]:
         """Yield one sample a request, in the order in which they end."""
@@ -76,7 +97,7 @@ class HfEngine:
 
     @torch.inference_mode()
     def _decode(self, requests: Sequence[Request], emit: Callable[[Sample], None]) -> None:
-        prompts = [self._prompt(request) for request in requests]
+        prompts = [self._prompts.of(request) for request in requests]
         inputs = vlm.pad_left(prompts, vlm.pad_id(self.processor), self.model.device)
         sampling = Sampling([r.seed for r in requests], self._banned, self.temperature)
         width = inputs["input_ids"].shape[1]
@@ -101,19 +122,6 @@ class HfEngine:
             finished=tokens[-1] == end,
             version=self.version,
         )
-
-    def _prompt(self, request: Request) -> vlm.Prompt:
-        if request.example not in self._prompts:
-            if len(self._prompts) > 4096:
-                self._prompts.clear()
-            prompt = vlm.encode(self.processor, request.text, request.images)
-            if len(prompt.input_ids) > self.max_prompt_tokens:
-                raise InputError(
-                    f"max_prompt_tokens: the prompt of example {request.example!r} has {len(prompt.input_ids)} tokens, "
-                    f"more than {self.max_prompt_tokens}. Raise the limit or remove the example."
-                )
-            self._prompts[request.example] = prompt
-        return self._prompts[request.example]
 
 
 class Sampling(LogitsProcessor):  # type: ignore[misc]
@@ -166,20 +174,3 @@ class RowsEnding(StoppingCriteria):  # type: ignore[misc]
         if self._open is None:
             self._open = set(range(input_ids.shape[0]))
         return self._open
-
-
-def device() -> str:
-    """Return where this process computes: its first visible GPU, or the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def tempered_log_softmax(logits: Tensor, banned: Sequence[int], temperature: float) -> Tensor:
-    """Return the log-probabilities that sampler and trainer share, in float32.
-
-    Both must ban the same tokens and use the same temperature, or the importance ratio is not 1 for
-    unchanged weights (R1-V #91, VLM-R1 #252).
-    """
-    logits = logits.float() / temperature
-    if banned:
-        logits = logits.index_fill(-1, torch.tensor(banned, device=logits.device), -torch.inf)
-    return torch.log_softmax(logits, dim=-1)
