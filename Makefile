@@ -10,7 +10,10 @@ STAMP := .venv/.installed-$(STACK)
 # make a decode step thirty times slower.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help setup sandbox-packages demo test check fast lint format clean
+# Tests that import torch before the first of them runs: one process pays for that, the others need not.
+WITH_TORCH := tests/bench tests/jobs/grpo tests/jobs/sft tests/jobs/tiny tests/jobs/test_vlm.py
+
+.PHONY: help setup sandbox-packages demo test check fast fast-torch fast-rest lint format clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
@@ -39,11 +42,16 @@ demo: setup      ## Build tiny models, train, evaluate and report, on this machi
 test: setup      ## Run all tests.
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: setup     ## Run linters and the fast tests, side by side: neither keeps two cores busy alone.
-	+@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going lint fast
+check: setup     ## Run linters and the fast tests, side by side: none of them keeps two cores busy alone.
+	+@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going lint fast
 
-fast: setup
-	$(BIN)/python -m pytest -m 'not slow' -n 2
+fast: fast-torch fast-rest
+
+fast-torch: setup
+	$(BIN)/python -m pytest -m 'not slow' $(WITH_TORCH)
+
+fast-rest: setup
+	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal $(WITH_TORCH:%=--ignore=%)
 
 lint: setup      ## Run linters, type checker and the import rules.
 	$(BIN)/ruff check .

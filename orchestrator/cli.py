@@ -253,6 +253,47 @@ def goodput(*, run: str, as_json: bool) -> None:
         print("\n".join(accounts.table(directory.name, found)))
 
 
+@app.command(name="verify-resume")
+@recipe_file
+@changes
+@cluster_option
+@click.option("--role", default="", metavar="NAME", help="The role that trains; needed if there are several.")
+@click.option("--kills", default=3, type=click.IntRange(min=1), metavar="N", help="How often the second run is killed.")
+@click.option("--seed", default=1, metavar="N", help="Chooses what is killed when.")
+@click.option("--same-verdicts", is_flag=True, help="Give the second run the judge's answers of the first.")
+@json_option
+def verify_resume(
+    *,
+    recipe: Path,
+    overrides: tuple[str, ...],
+    cluster: str | None,
+    role: str,
+    kills: int,
+    seed: int,
+    same_verdicts: bool,
+    as_json: bool,
+) -> None:
+    """Prove that a run of RECIPE which is killed ends with the same bits as one that is not."""
+    from orchestrator import inspection
+    from orchestrator.verify_resume import certificate, proof
+
+    checkout = inspection.checkout()
+    order = proof.Order(role=role, kills=kills, seed=seed, same_verdicts=same_verdicts)
+    submits = proof.Submits(
+        checked=lambda more: _checked(recipe, (*overrides, *more), cluster, checkout),
+        start=_start_new,
+        checkout=checkout,
+        tell=_talk,
+    )
+    found, path = proof.prove(order, submits)
+    if as_json:
+        _print_json(found)
+    else:
+        print("\n".join([*certificate.table(found), f"Certificate: {path}"]))
+    if found["verdict"] != "identical":
+        sys.exit(1)
+
+
 @app.command()
 @cluster_option
 @click.option("--probe", is_flag=True, help="Run a job of some seconds on one node.")
@@ -317,9 +358,9 @@ def main() -> None:
 
 def _checked(recipe: Path, overrides: tuple[str, ...], cluster: str | None, checkout: Path) -> Checked:
     with _no_plugins():
-        from orchestrator import submission
+        from orchestrator import validation
 
-        return submission.check(recipe, overrides, cluster, checkout)
+        return validation.check(recipe, overrides, cluster, checkout)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 The control plane knows jobs by name only, so ``jobs.check`` runs in a process of its own. That is
 a fork and not ``python -m jobs.check``, which does the same: a fresh interpreter takes 200 ms to
-come to where this one already is, and half a command's time would go into it.
+come to where this one already is, and half a command's time would go into it. Who asks has something
+else to do meanwhile: the answer is taken when it is needed.
 """
 
 from __future__ import annotations
@@ -43,33 +44,53 @@ def checkout() -> Path:
     raise InputError(f"{Path.cwd()}: no checkout with jobs/ here. Change to the folder that 'git clone' made.")
 
 
-def faults(data: Any, folder: Path) -> tuple[list[Fault], list[Fault]]:
-    """Return what can never work and what does not work in this installation.
+class Inquiry:
+    """A question to the jobs, on which another process works until the ``with`` ends.
 
     Args:
         data: A whole recipe, not necessarily a sound one; roles without a job are left out.
         folder: The checkout whose jobs are asked.
-
-    Raises:
-        RuntimeError: The check broke, and has printed why, or gave no answer in time. That is a bug of a job.
     """
-    reading, writing = os.pipe()
-    pid = _fork()
-    if pid == 0:
-        _check(roles(data), folder, writing)
-    os.close(writing)
-    try:
-        answer = _read(reading, time.monotonic() + TIMEOUT_S)
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        raise RuntimeError(f"jobs.check gave no answer within {TIMEOUT_S:g} s.") from None
-    finally:
-        os.close(reading)
+
+    def __init__(self, data: Any, folder: Path) -> None:
+        question = roles(data)
+        self._until = time.monotonic() + TIMEOUT_S
+        self._reading, writing = os.pipe()
+        self._pid: int | None = _fork()
+        if self._pid == 0:
+            _check(question, folder, writing)
+        os.close(writing)
+
+    def __enter__(self) -> Inquiry:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._reading)
+        if self._pid is not None:
+            os.kill(self._pid, signal.SIGKILL)
+            self._ended(self._pid)
+
+    def faults(self) -> tuple[list[Fault], list[Fault]]:
+        """Wait for the answer: what can never work, and what does not work in this installation.
+
+        Raises:
+            RuntimeError: The check broke, and has printed why, or gave no answer in time. That is a bug of a job.
+        """
+        assert self._pid is not None, "an inquiry has one answer"
+        try:
+            answer = _read(self._reading, self._until)
+        except TimeoutError:
+            raise RuntimeError(f"jobs.check gave no answer within {TIMEOUT_S:g} s.") from None
+        code = self._ended(self._pid)
+        if code != 0:
+            raise RuntimeError(f"jobs.check ended with {code}; what it printed says why.")
+        found = json.loads(answer)
+        return _faults(found["problems"]), _faults(found["missing"])
+
+    def _ended(self, pid: int) -> int:
         _, status = os.waitpid(pid, 0)
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise RuntimeError(f"jobs.check ended with {os.waitstatus_to_exitcode(status)}; what it printed says why.")
-    found = json.loads(answer)
-    return _faults(found["problems"]), _faults(found["missing"])
+        self._pid = None
+        return os.waitstatus_to_exitcode(status)
 
 
 def roles(data: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""From a recipe to a run's folder: every check first, then one rename that makes the run exist.
+"""From a checked recipe to a run's folder: first whether it can run there, then one rename that makes the run exist.
 
 The folder is written under a hidden name and renamed into place, so a run exists whole or not at
 all, and of two submissions of one name exactly one wins, on any filesystem whose rename is atomic.
@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from orchestrator import __version__, fit, inspection, placement, plan, profile, recipe, render, strict_yaml
-from orchestrator.errors import ConflictError, InputError, NotFound, Problem, all_at_once, nearest
+from orchestrator import __version__, fit, placement, plan, profile, recipe, render, strict_yaml
+from orchestrator.errors import ConflictError, InputError, Problem, all_at_once
 from orchestrator.files import private_folder, sync_folder, write_text
 from orchestrator.ledger import Ledger
-from orchestrator.plan import Plan, Role
+from orchestrator.plan import Plan
 from orchestrator.run_directory import RunDirectory, named, runs_root
 
 MAX_NAMESAKES = 1000
@@ -26,7 +26,7 @@ MAX_NAMESAKES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A recipe whose every name and number has been looked at.
+    """A recipe whose every name and number has been looked at, by ``validation``.
 
     Attributes:
         source: What was written.
@@ -56,48 +56,6 @@ class Checked:
         )
 
 
-def check(path: Path, overrides: Sequence[str], cluster: str | None, checkout: Path) -> Checked:
-    """Return the recipe in ``path``, checked together with the jobs it names.
-
-    Args:
-        path: The recipe.
-        overrides: Changes to it.
-        cluster: A profile's name; the default one if None.
-        checkout: Where ``cluster/`` and ``jobs/`` lie.
-
-    Raises:
-        NotFound: There is no such file.
-        InputError: The recipe, an override or the profile has problems; all are listed.
-    """
-    if not os.path.isfile(path):
-        raise _no_recipe(path)
-    source = recipe.read(path, overrides)
-    found, problems = recipe.check(source)
-    never, missing = inspection.faults(source.data, checkout)
-    problems += [source.problem(fault) for fault in never]
-    if found is None or problems:
-        raise all_at_once(str(path), sorted(problems, key=_line))
-    folder = checkout / "cluster"
-    chosen = cluster or profile.default(folder)
-    site = profile.load(chosen, folder)
-    layout, unplaceable = placement.lay(found, site, chosen)
-    if layout is None:
-        raise all_at_once(str(path), [source.problem(fault) for fault in unplaceable])
-    others = {role.name for role in layout.roles if site.slurm.interpreter or _names_an_interpreter(role)}
-    return Checked(
-        source=source,
-        recipe=found,
-        profile=site,
-        cluster=chosen,
-        missing=[source.problem(fault) for fault in missing if fault.path[1] not in others],
-        unseen=[source.problem(fault) for fault in missing if fault.path[1] in others],
-    )
-
-
-def _names_an_interpreter(role: Role) -> bool:
-    return bool({"python", "virtual_environment", "container"} & role.options.keys())
-
-
 def lacking(checked: Checked) -> list[Problem]:
     """Return why the recipe cannot run where it is to run; empty if it can.
 
@@ -106,7 +64,7 @@ def lacking(checked: Checked) -> list[Problem]:
     """
     if checked.profile.executor == "slurm":
         too_much = [checked.source.problem(fault) for fault in fit.site_faults(checked.plan(), checked.profile)]
-        return sorted([*too_much, *checked.missing], key=_line)
+        return sorted([*too_much, *checked.missing], key=by_line)
     from orchestrator import machine
 
     here = machine.here()
@@ -117,7 +75,7 @@ def lacking(checked: Checked) -> list[Problem]:
         gpus=here.gpus if node.gpus is None else node.gpus,
     )
     resources = [checked.source.problem(fault) for fault in fit.faults(checked.plan(), known)]
-    return sorted([*resources, *checked.missing], key=_line)
+    return sorted([*resources, *checked.missing], key=by_line)
 
 
 def warnings(checked: Checked) -> list[str]:
@@ -274,14 +232,8 @@ def resolved(source: recipe.Source) -> str:
     return "\n".join([*origin, strict_yaml.dump(source.data)])
 
 
-def _no_recipe(path: Path) -> NotFound:
-    folder = path.parent if os.path.isdir(path.parent) else Path("recipes")
-    known = [str(found) for found in sorted(folder.glob("*.yaml"))]
-    return NotFound(f"{path}: there is no such recipe. {nearest(str(path), known, 'recipes')}".rstrip())
-
-
-def _line(problem: Problem) -> tuple[str, int]:
-    """Sort by file and line, as a reader goes through them."""
+def by_line(problem: Problem) -> tuple[str, int]:
+    """Return what sorts problems by file and line, as a reader goes through them."""
     file, _, rest = problem.place.partition(":")
     number = rest.partition(":")[0]
     return file, int(number) if number.isdigit() else 0

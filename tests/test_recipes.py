@@ -31,7 +31,8 @@ def planned(path: Path) -> Plan:
 def test_every_name_in_the_recipe_exists(path: Path) -> None:
     source = recipe.read(path)
     _, problems = recipe.check(source)
-    never, _ = inspection.faults(source.data, CHECKOUT)
+    with inspection.Inquiry(source.data, CHECKOUT) as inquiry:
+        never, _ = inquiry.faults()
 
     assert [str(problem) for problem in problems] == []
     assert [str(source.problem(fault)) for fault in never] == []

@@ -176,7 +176,7 @@ def test_validate_shows_who_set_each_value(orchestrator: Invoke, tmp_path: Path)
 
 
 def test_a_dry_run_prints_what_submit_writes_and_does_nothing(orchestrator: Invoke, tmp_path: Path, root: Path) -> None:
-    from orchestrator import inspection, submission
+    from orchestrator import inspection, submission, validation
 
     path = write(tmp_path)
     code, out, talk = orchestrator("submit", path, "--dry-run")
@@ -184,7 +184,7 @@ def test_a_dry_run_prints_what_submit_writes_and_does_nothing(orchestrator: Invo
     assert not root.exists()
     assert "Dry run: nothing was written, nothing was started." in talk
 
-    checked = submission.check(path, [], None, inspection.checkout())
+    checked = validation.check(path, [], None, inspection.checkout())
     run = submission.create(checked, inspection.checkout(), run_name=None, force_new=False)
     assert (
         out == f"# {run.plan}\n{run.plan.read_text()}\n# {run.path}/submit.sh\n{(run.path / 'submit.sh').read_text()}"
@@ -226,13 +226,13 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_for_slurm_too_a_dry_run_prints_what_submit_writes(
     orchestrator: Invoke, tmp_path: Path, root: Path, placement: str
 ) -> None:
-    from orchestrator import inspection, submission
+    from orchestrator import inspection, submission, validation
 
     path, change = write(tmp_path, PAIR), f"placement={placement}"
     code, out, _ = orchestrator("submit", path, change, "--dry-run")
     assert (code, root.exists()) == (0, False)
 
-    checked = submission.check(path, [change], None, inspection.checkout())
+    checked = validation.check(path, [change], None, inspection.checkout())
     run = submission.create(checked, inspection.checkout(), run_name=None, force_new=False)
     written = ["plan.json", "submit.sbatch", *(["submit-judge.sbatch"] if placement == "pair" else [])]
     assert out == "\n".join(f"# {run.path / name}\n{(run.path / name).read_text()}" for name in written)

@@ -35,7 +35,8 @@ def test_of_a_role_that_runs_elsewhere_only_its_name_is_told() -> None:
 
 
 def test_the_answer_comes_from_the_jobs_of_the_checkout() -> None:
-    problems, missing = inspection.faults({"roles": {"a": {"job": "comand"}}}, inspection.checkout())
+    with inspection.Inquiry({"roles": {"a": {"job": "comand"}}}, inspection.checkout()) as inquiry:
+        problems, missing = inquiry.faults()
 
     assert [(fault.path, fault.fact) for fault in problems] == [(("roles", "a", "job"), "There is no job 'comand'.")]
     assert missing == []
@@ -45,37 +46,59 @@ def test_the_jobs_run_in_another_process(capfd: pytest.CaptureFixture[str]) -> N
     program = {"roles": {"a": {"job": "command", "with": {"argv": ["no-such-program"]}}}}
     before = os.getcwd()
 
-    _, missing = inspection.faults(program, inspection.checkout())
+    with inspection.Inquiry(program, inspection.checkout()) as inquiry:
+        _, missing = inquiry.faults()
 
     assert len(missing) == 1
     assert os.getcwd() == before
     assert capfd.readouterr().err == ""
 
 
-def ask(folder: Path, timeout_s: float) -> str:
-    """Return what a process prints that asks the jobs of ``folder``."""
-    code = f"""
+def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run a program that asks the jobs of ``folder``, as in this process those of the checkout are known already."""
+    program = f"""
 from pathlib import Path
+import psutil
 from orchestrator import inspection
-inspection.TIMEOUT_S = {timeout_s}
-inspection.faults({{}}, Path({str(folder)!r}))
-"""
-    ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=20, check=False
+folder = Path({str(folder)!r})
+{code}"""
+    return subprocess.run(
+        [sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, timeout=20, check=False
     )
-    return ended.stderr
+
+
+ASK = """
+with inspection.Inquiry({}, folder) as inquiry:
+    inquiry.faults()
+"""
+HANGS = "import time\ndef answer(roles):\n    time.sleep(60)\n"
 
 
 def test_a_check_that_breaks_says_why_and_is_no_answer(tmp_path: Path) -> None:
     folder = checkout_with(tmp_path, "def answer(roles):\n    raise ZeroDivisionError('in a job')\n")
 
-    talk = ask(folder, 10)
+    talk = run(folder, ASK).stderr
 
     assert "ZeroDivisionError: in a job" in talk
     assert talk.endswith("RuntimeError: jobs.check ended with 1; what it printed says why.\n")
 
 
 def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
-    folder = checkout_with(tmp_path, "import time\ndef answer(roles):\n    time.sleep(60)\n")
+    talk = run(checkout_with(tmp_path, HANGS), f"inspection.TIMEOUT_S = 0.2{ASK}").stderr
 
-    assert ask(folder, 0.2).endswith("RuntimeError: jobs.check gave no answer within 0.2 s.\n")
+    assert talk.endswith("RuntimeError: jobs.check gave no answer within 0.2 s.\n")
+
+
+def test_a_question_that_is_dropped_leaves_no_process_behind(tmp_path: Path) -> None:
+    code = """
+try:
+    with inspection.Inquiry({}, folder):
+        (child,) = psutil.Process().children()
+        raise KeyError
+except KeyError:
+    print(child.is_running())
+"""
+
+    ended = run(checkout_with(tmp_path, HANGS), code)
+
+    assert (ended.stdout, ended.stderr) == ("False\n", "")

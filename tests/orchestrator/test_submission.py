@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import inspection, ledger, plan, recipe, render, strict_yaml, submission
+from orchestrator import inspection, ledger, plan, profile, recipe, render, strict_yaml, submission, validation
 from orchestrator.errors import ConflictError, InputError
 from orchestrator.profile import Profile
 from orchestrator.run_directory import RunDirectory, existing
@@ -212,10 +212,10 @@ LOST = "name: a\nroles:\n  b: {job: command, cpus_per_node: 2, with: {argv: [no-
 
 def lost(folder: Path, monkeypatch: pytest.MonkeyPatch, **site: Any) -> Checked:
     found = Profile.model_validate({"executor": "slurm", **site})
-    monkeypatch.setattr(submission.profile, "load", lambda _name, _folder: found)
+    monkeypatch.setattr(profile, "load", lambda _name, _folder: found)
     path = folder / "r.yaml"
     path.write_text(LOST)
-    return submission.check(path, [], "site", inspection.checkout())
+    return validation.check(path, [], "site", inspection.checkout())
 
 
 def test_what_is_missing_here_is_missing_on_nodes_that_run_the_same_interpreter(
@@ -268,9 +268,19 @@ def test_nodes_without_a_number_of_cores_are_told(tmp_path: Path) -> None:
 def test_a_placement_that_the_site_cannot_have_is_told_with_its_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submission.profile, "load", lambda _name, _folder: SLURM)
+    monkeypatch.setattr(profile, "load", lambda _name, _folder: SLURM)
     path = tmp_path / "r.yaml"
     path.write_text(RECIPE + "placement: hetjob\n")
 
     with pytest.raises(InputError, match=r"r\.yaml:4: placement: A heterogeneous job has several kinds of nodes"):
-        submission.check(path, [], "site", inspection.checkout())
+        validation.check(path, [], "site", inspection.checkout())
+
+
+def test_what_is_wrong_with_the_recipe_is_told_before_what_is_wrong_with_the_site(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(RECIPE)
+
+    with pytest.raises(InputError, match=r"roles\.b\.job: There is no job 'comand'"):
+        validation.check(path, ["b.job=comand"], "nowhere", inspection.checkout())
+    with pytest.raises(InputError, match=r"--cluster: there is no profile .*nowhere\.yaml"):
+        validation.check(path, [], "nowhere", inspection.checkout())

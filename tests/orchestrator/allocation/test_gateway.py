@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -201,12 +202,15 @@ def test_an_unknown_service_is_named(quiet: Site) -> None:
 def test_requests_go_to_the_replica_with_the_fewest_open_ones(site: Site) -> None:
     slow, fast = site.add(0), site.add(1)
     wait_for(lambda: site.request("/metrics", "GET")[1].endswith("replicas_up 2\n"), "both replicas")
-    slow.delay_s = 2.0
+    answered = threading.Event()
+    slow.before_answer = answered.wait
 
     answers = [site.later() for _ in range(2)]
     wait_for(lambda: slow.served and fast.served, "one request at each")
     for _ in range(5):
         site.request()
+
+    answered.set()
 
     assert (len(slow.served), len(fast.served)) == (1, 6)
     assert {answer.result()[0] for answer in answers} == {200}

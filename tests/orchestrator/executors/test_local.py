@@ -73,17 +73,19 @@ def test_submitit_keeps_the_callable_the_log_and_the_result_in_its_folder(tmp_pa
 
 
 def test_a_run_that_is_alive_is_not_started_again(tmp_path: Path) -> None:
-    run = make_run(tmp_path, batch("train", settings={"sleep_s": 2}))
+    run = make_run(tmp_path, batch("train", settings={"sleep_s": 60}))
     record = local.start(run, plan.load(run.plan))
+    wait_for(lambda: (run.path / "train.starts").exists(), "the trainer")
 
     with pytest.raises(ConflictError, match=rf"run: run is running already \(pid {record['pid']} on"):
         local.start(run, plan.load(run.plan))
 
-    assert ended(run) == "SUCCEEDED"
+    os.kill(record["pid"], signal.SIGTERM)
+    assert ended(run) == "DRAINED"
 
 
 def test_a_cancelled_run_can_be_resumed(tmp_path: Path) -> None:
-    run = make_run(tmp_path, batch("tiny"), batch("train", after=("tiny",), settings={"sleep_s": 3}))
+    run = make_run(tmp_path, batch("tiny"), batch("train", after=("tiny",), settings={"sleep_s": 60, "times": 1}))
     local.start(run, plan.load(run.plan))
     wait_for(lambda: (run.path / "train.starts").exists(), "the trainer")
     control.cancel(run, "a test")

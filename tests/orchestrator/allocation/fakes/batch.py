@@ -6,7 +6,7 @@ checkpoint   commit a checkpoint, named after the number of this start
 ask          send one chat completion to this service and keep the answer in <role>.answer
 say          print these lines
 hang         say once what it does and stop for ever, in the first ``times`` starts
-sleep_s      wait, looking at SIGTERM
+sleep_s      wait, looking at SIGTERM, in the first ``times`` starts
 kill         end by this signal, in the first ``times`` starts
 fail         end with this code, in the first ``times`` starts
 """
@@ -45,6 +45,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda number, _frame: asked.append(number))
         signal.signal(signal.SIGUSR2, lambda number, _frame: asked.append(number))
     start = count_start(run, given.role)
+    is_early = start <= settings.get("times", 1_000)
     if settings.get("spawn"):
         child = subprocess.Popen([sys.executable, "-c", GRANDCHILD], start_new_session=True, env={})
         (run.path / f"{given.role}.grandchild").write_text(str(child.pid))
@@ -56,20 +57,19 @@ def main() -> int:
         (run.path / f"{given.role}.answer").write_text(ask(run, settings["ask"]))
     for line in settings.get("say", ()):
         print(line, flush=True)
-    if settings.get("hang") and start <= settings.get("times", 1_000):
+    if settings.get("hang") and is_early:
         Progress(run.progress, given.role).update("training", 1, 2)
         os.kill(os.getpid(), signal.SIGSTOP)
-    until = time.monotonic() + settings.get("sleep_s", 0)
+    until = time.monotonic() + (settings.get("sleep_s", 0) if is_early else 0)
     while time.monotonic() < until:
         if asked:
             print("drained", flush=True)
             return 75
         time.sleep(0.02)
-    if start <= settings.get("times", 1_000):
-        if "kill" in settings:
-            os.kill(os.getpid(), settings["kill"])
-        if "fail" in settings:
-            return int(settings["fail"])
+    if is_early and "kill" in settings:
+        os.kill(os.getpid(), settings["kill"])
+    if is_early and "fail" in settings:
+        return int(settings["fail"])
     rendezvous.publish_outputs(run, given.role, {"done": str(start)})
     return 0
 
