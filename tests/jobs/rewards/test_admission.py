@@ -56,6 +56,21 @@ def test_callers_are_let_in_in_their_order() -> None:
     assert asyncio.run(main()) == [0, 1, 2, 3, 4]
 
 
+def test_a_spare_place_is_given_while_there_is_one_and_nobody_stands_in_line() -> None:
+    async def main() -> list[bool]:
+        gate = Admission(most=2)
+        with gate.if_free() as alone, gate.if_free() as beside, gate.if_free() as beyond:
+            waiting = asyncio.create_task(gate.__aenter__())
+            await asyncio.sleep(0)
+            gate.limit = 3.0
+            with gate.if_free() as overtaking:
+                found = [alone, beside, beyond, overtaking]
+        await waiting
+        return [*found, gate.running == 1]
+
+    assert asyncio.run(main()) == [True, True, False, False, True]
+
+
 def test_a_caller_cancelled_in_line_takes_no_place() -> None:
     async def main() -> int:
         gate = Admission(most=1)

@@ -41,6 +41,16 @@ def test_a_judge_that_became_slower_is_given_more_time() -> None:
     assert deadline.now_s() > 3.0
 
 
+def test_the_percentile_is_that_of_the_latest_latencies() -> None:
+    deadline = Deadline(min_s=1, max_s=60)
+    for number in range(19):
+        deadline.observe(float(number))
+    before = deadline.p95_s()
+    deadline.observe(100.0)
+
+    assert (before, deadline.p95_s()) == (None, 18.0)
+
+
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.25, 1.0), (0.5, 2.0), (0.95, 4.0), (1.0, 4.0)])
 def test_quantile(share: float, expected: float) -> None:
     assert quantile([4.0, 1.0, 3.0, 2.0], share) == expected

@@ -70,6 +70,7 @@ def test_a_missing_part_without_weight_does_not() -> None:
     assert score({"format": 1, f"{__name__}:later": 0}, Problem(), RIGHT).total == 1.0
 
 
+@pytest.mark.slow
 def test_a_comparison_that_hangs_is_missing_and_counted() -> None:
     async def main() -> tuple[Score, Score, dict[str, float]]:
         async with Scorer(Rewards.model_validate({"accuracy": {"weight": 1, "timeout_s": 1.5}})) as scorer:

@@ -1,0 +1,1 @@
+"""What training costs on a GPU. See ``__main__``."""

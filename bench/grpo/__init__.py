@@ -1,0 +1,1 @@
+"""What a GRPO step costs, beside TRL's. See ``__main__``."""
