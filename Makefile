@@ -11,7 +11,7 @@ STAMP := .venv/.installed-$(STACK)
 export OMP_NUM_THREADS ?= 1
 
 # Tests that import torch before the first of them runs: one process pays for that, the others need not.
-WITH_TORCH := tests/bench tests/jobs/grpo tests/jobs/sft tests/jobs/tiny tests/jobs/test_vlm.py
+WITH_TORCH := tests/bench tests/jobs/grpo tests/jobs/sft tests/jobs/tiny tests/jobs/test_vlm.py tests/test_verify_resume_run.py
 
 .PHONY: help setup sandbox-packages demo test check fast fast-torch fast-rest lint format clean
 

@@ -19,6 +19,7 @@ in the processes that it spawns:
 
 from __future__ import annotations
 
+import os
 import runpy
 import sys
 from importlib.util import find_spec
@@ -43,6 +44,8 @@ def repair() -> None:
     """
     if torch.version.cuda is not None or torch.version.hip is not None:
         return
+    # transformers imports an installed DeepSpeed, which otherwise looks for a GPU and complains that there is none.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
     if not _DECLARED and not _usable("torchvision", "_C*.so"):
         library = torch.library.Library("torchvision", "DEF")
         for schema in _OPERATORS:

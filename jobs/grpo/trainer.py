@@ -63,7 +63,8 @@ class Trainer:
         self._collector = collector
         self._examples = {example.id: example for example in collector.examples}
         self._settings_sha256 = settings_sha256(settings)
-        self._ahead: Collection | None = None
+        # Steps that are being collected: this one, and with staleness 1 the next.
+        self._collections: dict[int, Collection] = {}
         # The step whose weights the policy has, None while they change; and that of the engines' weights.
         self._policy_at: int | None = None
         self._engines_at = 0
@@ -119,20 +120,21 @@ class Trainer:
     async def _step(self, state: State, records: Records, saver: Saver) -> State:
         began = time.monotonic()
         step = state.step + 1
-        current, self._ahead = self._ahead or await self._begin(step, state.cursor), None
+        current = await self._begin(step, state.cursor)
         if self._settings.algorithm.staleness and not self._is_due(step):
             await self._or_drain(current.tokens())
-            self._ahead = await self._begin(step + 1, current.cursor)
+            await self._begin(step + 1, current.cursor)
         collected = await self._or_drain(current.result())
+        del self._collections[step]
         self._note(current, collected)
         valued = batch.value(self._settings, collected, await self._kl(collected))
         rows = batch.rows(valued)
         metrics = batch.metrics(collected, valued)
         updating = time.monotonic()
         self._policy_at = None
-        if rows:
-            metrics |= await self._crew.step(rows, learning_rate(self._settings, step, self._total))
-            self._probe = rows[0]
+        # Without rows too: it is a step all the same, and counted.
+        metrics |= await self._crew.step(rows, learning_rate(self._settings, step, self._total))
+        self._probe = rows[0] if rows else self._probe
         self._policy_at = step
         metrics |= self._times(began, updating, saver) | {
             "perf/total_num_tokens": float(sum(len(row.tokens) for row in rows)),
@@ -148,10 +150,12 @@ class Trainer:
         return State(step=step, cursor=collected.cursor, settings_sha256=self._settings_sha256, **records.positions())
 
     async def _begin(self, step: int, cursor: Cursor) -> Collection:
-        """Begin to collect a step with the policy's weights, or take it from the journal."""
-        found = self._from_journal(step)
-        if found is not None:
-            return found
+        """Return the collection of a step: begun before, from the journal, or begun now with the policy's weights."""
+        if step not in self._collections:
+            self._collections[step] = self._from_journal(step) or await self._sampled(step, cursor)
+        return self._collections[step]
+
+    async def _sampled(self, step: int, cursor: Cursor) -> Collection:
         self._tell_replayed()
         if self._engines_at != self._policy_at:
             await self._or_drain(self._sync())
@@ -220,8 +224,9 @@ class Trainer:
         return await unless_draining(work, self._drain, self._fence.check)
 
     async def _abandon(self) -> None:
-        if self._ahead is not None:
-            await self._ahead.abandon()
+        for collection in self._collections.values():
+            await collection.abandon()
+        self._collections = {}
 
     async def _save_on_drain(self, state: State, saver: Saver) -> None:
         """Leave a state to go on from exactly.

@@ -94,10 +94,13 @@ def source(settings: Settings, resume_from: Path | None) -> str:
 
 
 def build_engine(settings: Settings, resume_from: Path | None) -> Engine:
-    """Return an engine in this process."""
-    from jobs.grpo import engines
+    """Return an engine in this process, whose samples say from the first which weights they are of."""
+    from jobs.grpo import engines, policy_files
 
-    return engines.build(settings, source(settings, resume_from))
+    engine = engines.build(settings, source(settings, resume_from))
+    if resume_from is not None:
+        engine.version = policy_files.version(resume_from)
+    return engine
 
 
 def require_same(settings: Settings, engines: Sequence[Sequence[float]], policy: Sequence[float], version: int) -> None:

@@ -442,6 +442,19 @@ def test_plugins_of_pydantic_are_not_looked_for(tmp_path: Path) -> None:
     assert ended.returncode == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["schema"], 0), (["status", "nothing"], 4)], ids=["output of 10 kB", "an error"]
+)
+def test_all_that_is_said_arrives_before_the_process_ends(arguments: list[str], code: int, tmp_path: Path) -> None:
+    with open(tmp_path / "out", "w+") as out:
+        command = [sys.executable, "-m", "orchestrator", *arguments]
+        ended = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=False)
+
+    assert ended.returncode == code
+    assert bool(ended.stderr) == (code != 0)
+    assert code != 0 or json.loads((tmp_path / "out").read_text())["type"] == "object"
+
+
 def test_a_run_may_be_called_as_a_folder_is(
     orchestrator: Invoke, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
