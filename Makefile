@@ -40,7 +40,7 @@ demo: setup      ## Build tiny models, train, evaluate and report, on this machi
 	$(BIN)/python -m orchestrator submit recipes/geo3k-tiny.yaml --follow --force-new
 
 test: setup      ## Run all tests.
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup     ## Run linters and the fast tests, side by side: none of them keeps two cores busy alone.
 	+@$(MAKE) --no-print-directory --jobs=3 --output-sync=target --keep-going lint fast

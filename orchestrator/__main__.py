@@ -1,4 +1,4 @@
-"""``python -m orchestrator``, which ends without taking apart what it has loaded: that is a sixth of a command's time."""
+"""``python -m orchestrator``. It ends without taking apart what it has loaded: that is a sixth of a command's time."""
 
 import os
 import sys
