@@ -46,6 +46,17 @@ class Scores(Protocol):
     def metrics(self) -> dict[str, float]: ...
 
 
+class Generated(asyncio.Event):
+    """Whether the last token of a step is sampled, and since when."""
+
+    at: float = math.inf
+
+    def note(self) -> None:
+        """Say that it is, now."""
+        self.at = min(self.at, time.monotonic())
+        self.set()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Collector:
     """Collects steps, one after the other or the next while the last is still being judged.
@@ -72,12 +83,12 @@ class Collector:
             cursor: Its first batch of prompts.
             report: Called with responses scored so far and responses in all.
         """
-        generated = asyncio.Event()
+        generated = Generated()
         task = asyncio.create_task(self._collect(step, cursor, report, generated))
-        task.add_done_callback(lambda _: generated.set())
+        task.add_done_callback(lambda _: generated.note())
         return Collection(step=step, cursor=self.source.deal(cursor)[1], generated=generated, task=task)
 
-    async def _collect(self, step: int, cursor: Cursor, report: Report, generated: asyncio.Event) -> Collected:
+    async def _collect(self, step: int, cursor: Cursor, report: Report, generated: Generated) -> Collected:
         """Collect rounds of prompts until the step is full, or may not be refilled any more."""
         algorithm, wanted = self.settings.algorithm, self.settings.prompts_per_step
         kept: list[Group] = []
@@ -113,7 +124,7 @@ class Collector:
         examples: Sequence[Example],
         done: int,
         report: Report,
-        generated: asyncio.Event,
+        generated: Generated,
     ) -> tuple[list[Group], float, float]:
         """Return a round's groups, and the seconds of sampling and of waiting for rewards after it."""
         requests = self._requests(step, refill, examples)
@@ -132,7 +143,7 @@ class Collector:
                         tasks.create_task(judge(sample))
                 ended = time.monotonic()
                 if not self.settings.algorithm.refills:
-                    generated.set()
+                    generated.note()
         except BaseExceptionGroup as group:
             raise _first(group) from None
         return self._groups(examples, scored), ended - began, time.monotonic() - ended
@@ -177,7 +188,7 @@ class Collection:
 
     step: int
     cursor: Cursor
-    generated: asyncio.Event
+    generated: Generated
     task: asyncio.Future[Collected]
     journalled: bool = False
 
@@ -205,8 +216,8 @@ def from_journal(step: int, collected: Collected) -> Collection:
     """Return a collection that was made by an earlier attempt."""
     future: asyncio.Future[Collected] = asyncio.get_running_loop().create_future()
     future.set_result(collected)
-    generated = asyncio.Event()
-    generated.set()
+    generated = Generated()
+    generated.note()
     return Collection(step=step, cursor=collected.cursor, generated=generated, task=future, journalled=True)
 
 

@@ -21,6 +21,7 @@ from jobs import vlm
 from jobs.grpo import logprobs, packing
 from jobs.grpo.rollout import TrainingRow
 from jobs.grpo.settings import Settings
+from jobs.grpo.throughput import RowSize
 from jobs.grpo.trainable import plain
 
 PROMPTS_KEPT = 4096
@@ -78,6 +79,16 @@ class Batches:
             places_NT=(completion_NT - 1).to(device),
             tokens_NT=tokens_NT.to(device),
             mask_NT=mask_NT.to(device),
+        )
+
+    def size(self, row: TrainingRow) -> RowSize:
+        """Return what of a row decides its FLOPs."""
+        prompt = self._prompt(row)
+        grids = [] if prompt.image_grid_thw is None else prompt.image_grid_thw.tolist()
+        return RowSize(
+            tokens=len(prompt.input_ids) + len(row.tokens),
+            completion=len(row.tokens),
+            images=tuple((t, h, w) for t, h, w in grids),
         )
 
     def _prompt(self, row: TrainingRow) -> vlm.Prompt:

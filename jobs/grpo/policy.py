@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from jobs import vlm
-from jobs.grpo import backends, objective, policy_files, trainable
+from jobs.grpo import backends, objective, policy_files, throughput, trainable
 from jobs.grpo.backends import shares
 from jobs.grpo.backends.shares import MicroBatch
 from jobs.grpo.checkpoint import Digest
@@ -79,6 +80,8 @@ class Policy:
         self._model = trainable.prepare(model, settings.policy, seed=settings.seed)
         self._weights = Weights(plain, self._model, settings.policy.lora)
         self._backend = backends.build(settings, self._scoring(self._model), self._reference(), rank=rank, world=world)
+        self._shape = throughput.shape(model.config)
+        self._gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
         self._skipped_in_a_row = 0
         self._snapshot: Snapshot | None = None
 
@@ -104,10 +107,24 @@ class Policy:
         teaching = objective.teaching(rows, algorithm)
         metrics = {"actor/lr": learning_rate, "actor/rows": float(len(teaching)), "actor/skipped": 1.0}
         micros, old = self._plan(teaching)[self.rank], list[Tensor]()
-        for _ in range(algorithm.epochs_per_batch if teaching else 0):
+        epochs, began = algorithm.epochs_per_batch if teaching else 0, time.monotonic()
+        for _ in range(epochs):
             metrics |= self._epoch(micros, whole, old, learning_rate)
         self.version += 1
-        return metrics
+        return metrics | self._mfu(teaching * epochs, time.monotonic() - began)
+
+    def _mfu(self, rows: Sequence[TrainingRow], seconds: float) -> dict[str, float]:
+        """Return the update's share of what its GPUs can do; nothing on CPUs."""
+        if self._gpu is None or not rows:
+            return {}
+        return throughput.mfu(
+            self._shape,
+            [self.batches.size(row) for row in rows],
+            self.settings.policy,
+            seconds=seconds,
+            gpus=self.world,
+            device=self._gpu,
+        )
 
     @torch.no_grad()
     def logprobs(self, rows: Sequence[TrainingRow], *, reference: bool = False) -> list[tuple[float, ...]]:

@@ -124,12 +124,16 @@ class Trainer:
         if self._settings.algorithm.staleness and not self._is_due(step):
             await self._or_drain(current.tokens())
             await self._begin(step + 1, current.cursor)
+        waiting = time.monotonic()
         collected = await self._or_drain(current.result())
+        unhidden_s = self._unhidden_s(step, waiting)
         del self._collections[step]
         self._note(current, collected)
         valued = batch.value(self._settings, collected, await self._kl(collected))
         rows = batch.rows(valued)
         metrics = batch.metrics(collected, valued)
+        if unhidden_s is not None:
+            metrics["judge/wait_after_gen_s"] = unhidden_s
         updating = time.monotonic()
         self._policy_at = None
         # Without rows too: it is a step all the same, and counted.
@@ -154,6 +158,11 @@ class Trainer:
         if step not in self._collections:
             self._collections[step] = self._from_journal(step) or await self._sampled(step, cursor)
         return self._collections[step]
+
+    def _unhidden_s(self, step: int, since: float) -> float | None:
+        """Return how long rewards were waited for while the next step was not sampled either; None if it never is."""
+        ahead = self._collections.get(step + 1)
+        return None if ahead is None else max(0.0, time.monotonic() - max(since, ahead.generated.at))
 
     async def _sampled(self, step: int, cursor: Cursor) -> Collection:
         self._tell_replayed()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from jobs.entry import DRAINED, Context, Drain
-from jobs.grpo import checkpoint, loop
+from jobs.grpo import checkpoint, collector, loop
 from jobs.grpo.settings import Settings
+from jobs.grpo.trainer import Trainer
 from orchestrator import ledger
 from orchestrator.errors import ConflictError, InputError
 from orchestrator.files import read_json
@@ -236,3 +239,16 @@ def assert_same_tensors(a: Path, b: Path) -> None:
 def test_every_commit_is_in_the_ledger(straight: Context) -> None:
     commits = [e.fields["step"] for e in ledger.read(straight.run.ledger) if e.event == "checkpoint_committed"]
     assert commits == [2, 4, 5]
+
+
+def test_waiting_for_the_judge_is_hidden_while_the_next_step_is_sampled() -> None:
+    ended = collector.Generated()
+    sampling = Trainer.__new__(Trainer)
+    sampling._collections = {8: SimpleNamespace(generated=ended)}  # type: ignore[dict-item]
+    began = time.monotonic()
+
+    assert sampling._unhidden_s(7, began) == 0.0
+    ended.note()
+    time.sleep(0.02)
+    assert 0.02 <= sampling._unhidden_s(7, began) <= time.monotonic() - began
+    assert sampling._unhidden_s(8, began) is None

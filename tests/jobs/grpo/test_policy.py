@@ -321,3 +321,16 @@ def test_a_text_only_step_lets_the_vision_towers_moments_decay(
 
     name = "model.visual.patch_embed.proj.weight"
     assert not torch.equal(policy.weights()[name], before[name])
+
+
+def test_on_a_known_gpu_the_updates_share_of_it_is_told(
+    policy_folder: Path, batch: list[TrainingRow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = built(policy_folder)
+    assert "perf/mfu/actor" not in policy.step(batch, 1e-3), "a CPU has no figure to compare with"
+
+    policy = built(policy_folder)
+    monkeypatch.setattr(policy, "_gpu", "NVIDIA H100 80GB HBM3")
+    metrics = policy.step(batch, 1e-3)
+
+    assert 0 < metrics["perf/mfu/actor"] < 0.01
