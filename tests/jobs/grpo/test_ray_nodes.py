@@ -133,7 +133,7 @@ def test_two_nodes_train_what_one_process_trains_beside_another_run(make: Make) 
     assert codes == [0, 0, 0], two.said() + two.said(1) + beside.said()
     assert two.history() == alone.history()
     assert beside.history() == alone.history()
-    for name in ("model/model.safetensors", "optimizer.safetensors"):
+    for name in ("model/model.safetensors", "optimizer/optimizer.safetensors"):
         one, other = (load_file(role.out / "checkpoints" / "step_00000003" / name) for role in (alone, two))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
