@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -78,12 +77,13 @@ def loss(side: str, scale: Scale) -> tuple[int, float]:
     logp.mean().backward()
     spent = time.process_time() - began
     # The high-water mark is of the whole life of the process; nothing before the loss comes near it.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, spent
+    return _resident("VmHWM") - before, spent
 
 
-def _resident() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+def _resident(which: str = "VmRSS") -> int:
+    """Return bytes in memory, now or at most. Not ``ru_maxrss``, which begins with that of the parent at the fork."""
+    status = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith(which)) * 1024
 
 
 def _in_a_process(side: str, scale: Scale) -> tuple[int, float]:

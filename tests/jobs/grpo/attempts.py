@@ -169,6 +169,20 @@ def _watch(attempt: Attempt, asked: Path) -> None:
         changed = replace(self, scorer=scorer, workers=SimpleNamespace(generate=sample))
         return await scored(changed, step, refill, *arguments)
 
+    # A checkpoint is written while later steps are made.
+    saving = 0
+    commit, prune = checkpoint.commit, checkpoint.prune
+
+    def committing(folder: Path, state: Any, *arguments: Any) -> Path:
+        nonlocal saving
+        saving = state.step
+        reached("save", saving)
+        return commit(folder, state, *arguments)
+
+    def pruning(*arguments: Any, **keywords: Any) -> list[int]:
+        reached("prune", saving)
+        return prune(*arguments, **keywords)
+
     def before(owner: Any, name: str, phase: str) -> None:
         real = getattr(owner, name)
 
@@ -183,8 +197,8 @@ def _watch(attempt: Attempt, asked: Path) -> None:
     before(journal, "append", "journal")
     before(workers.LocalWorkers, "step", "update")
     before(workers.LocalWorkers, "snapshot", "copy")
-    before(checkpoint, "commit", "save")
-    before(checkpoint, "prune", "prune")
+    patch.object(checkpoint, "commit", committing).start()
+    patch.object(checkpoint, "prune", pruning).start()
 
 
 if __name__ == "__main__":
