@@ -95,10 +95,13 @@ def source(settings: Settings, resume_from: Path | None) -> str:
 
 def build_engine(settings: Settings, resume_from: Path | None) -> Engine:
     """Return an engine in this process, whose samples say from the first which weights they are of."""
-    from jobs.grpo import engines, policy_files
+    from jobs.grpo import engines
 
     engine = engines.build(settings, source(settings, resume_from))
     if resume_from is not None:
+        # Not before the engine, which makes transformers importable beside a CPU build of torch.
+        from jobs.grpo import policy_files
+
         engine.version = policy_files.version(resume_from)
     return engine
 
