@@ -172,6 +172,8 @@ def test_pruning_before_the_first_step_keeps_all(tmp_path: Path) -> None:
 def test_pruning_where_nothing_was_written_does_nothing(tmp_path: Path) -> None:
     journal.prune(tmp_path / "nothing", 10)
 
+    assert not (tmp_path / "nothing").exists()
+
 
 def test_what_a_killed_write_left_is_no_step_and_goes_with_its_step(tmp_path: Path) -> None:
     append(tmp_path, 10)

@@ -363,8 +363,3 @@ def test_every_value_of_the_file_is_tested_or_known_to_be_another_trainers() -> 
 
     assert numeric - set(CASES) - OTHERS - v.read == set()
     assert set(CASES) | OTHERS <= numeric
-
-
-@pytest.mark.skipif(not BESIDE.exists(), reason="no second copy of the vectors beside this checkout")
-def test_the_copy_in_the_repository_is_the_one_beside_it() -> None:
-    assert json.loads(HERE.read_text()) == json.loads(BESIDE.read_text())
