@@ -123,6 +123,6 @@ def assert_undisturbed(context: Context, undisturbed: Context) -> None:
     last = checkpoint.folder_name(STEPS)
     assert history(context) == history(undisturbed)
     assert_same_tensors(undisturbed.run.checkpoints / last, context.run.checkpoints / last)
-    # One more where the run was killed between its last commit and the pruning after it.
-    assert set(checkpoint.steps(context.run.checkpoints)) >= set(checkpoint.steps(undisturbed.run.checkpoints))
+    # Other steps where a drain saved them, one more where a kill came between a commit and its pruning.
+    assert len(checkpoint.steps(context.run.checkpoints)) >= len(checkpoint.steps(undisturbed.run.checkpoints))
     assert not list(context.run.checkpoints.glob(".step_*.tmp")), "what a kill left is cleared away"
