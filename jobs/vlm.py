@@ -107,13 +107,14 @@ def vision_tower(model: Any) -> Any:
     return getattr(model.model, "visual", None)
 
 
-def encode(processor: Any, text: str, images: Sequence[bytes]) -> Prompt:
+def encode(processor: Any, text: str, images: Sequence[bytes], *, system: str = "") -> Prompt:
     """Return one user turn through the model's own chat template, up to where the reply begins.
 
     Args:
         processor: Of ``load_processor``.
         text: What the user says, one ``<image>`` for each image.
         images: Encoded image files, in the order of their placeholders.
+        system: What the system says before; empty leaves it to the template.
 
     Raises:
         ValueError: Placeholders and images differ in number, or the text brings image tokens of
@@ -124,7 +125,8 @@ def encode(processor: Any, text: str, images: Sequence[bytes]) -> Prompt:
     smuggled = [token for token in BANNED if token in text]
     if smuggled:
         raise ValueError(f"The text holds the image token(s) {', '.join(smuggled)}; only {data.IMAGE} stands for one.")
-    return encode_chat(processor, [{"role": "user", "content": _content(text)}], images)
+    before = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
+    return encode_chat(processor, [*before, {"role": "user", "content": _content(text)}], images)
 
 
 def encode_chat(processor: Any, messages: list[dict[str, Any]], images: Sequence[bytes] = ()) -> Prompt:
@@ -202,9 +204,17 @@ def pad_id(processor: Any) -> int:
     return identity
 
 
-def decode(processor: Any, ids: Sequence[int]) -> str:
-    """Return a completion's text without special tokens, spaces as they were generated."""
-    text: str = tokenizer(processor).decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+def decode(processor: Any, ids: Sequence[int], *, keep_special: bool = False) -> str:
+    """Return a completion's text, spaces as they were generated.
+
+    Args:
+        processor: The model's.
+        ids: The tokens.
+        keep_special: Leave special tokens in, such as ``<|box_start|>``, and the token that ends a reply.
+    """
+    text: str = tokenizer(processor).decode(
+        list(ids), skip_special_tokens=not keep_special, clean_up_tokenization_spaces=False
+    )
     return text
 
 

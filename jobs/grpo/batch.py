@@ -88,17 +88,27 @@ def unvalued_rows(collected: Collected) -> list[TrainingRow]:
     return [row for group in collected.groups for row in _rows(group, [0.0] * len(group.scored))]
 
 
-def metrics(collected: Collected, valued: Sequence[Valued]) -> dict[str, float]:
-    """Return the step's rewards, lengths and times, named as verl names them where it has a name."""
+def metrics(
+    collected: Collected, valued: Sequence[Valued], kl: Sequence[Sequence[float]] | None = None
+) -> dict[str, float]:
+    """Return the step's rewards, lengths and times, named as verl names them where it has a name.
+
+    Args:
+        collected: One step's groups.
+        valued: The same, with advantages.
+        kl: As for ``value``.
+    """
     scored = [s for group in collected.groups for s in group.scored]
     lengths = [len(s.sample.tokens) for s in scored]
     earned = [s.score.total for s in scored]
     parts = means([s.score for s in scored])
+    penalty = {"actor/reward_kl_penalty": math.fsum(map(math.fsum, kl)) / sum(lengths)} if kl else {}
     return {
         **_spread("critic/score", earned),
         **_spread("critic/rewards", [total for each in valued for total in each.totals]),
         **_spread("critic/advantages", [a for each in valued for a in each.advantages]),
         **{f"reward/{name}": value for name, value in parts.items() if name != "total"},
+        **_spread("prompt_length", [s.sample.prompt_tokens for s in scored]),
         **_spread("response_length", lengths),
         "response_length/clip_ratio": sum(not s.sample.finished for s in scored) / len(scored),
         "judge/groups_rejected": float(sum(each.rejected for each in valued)),
@@ -108,8 +118,14 @@ def metrics(collected: Collected, valued: Sequence[Valued]) -> dict[str, float]:
         "judge/wait_after_gen_s": collected.wait_after_gen_s,
         "timing_s/gen": collected.generate_s,
         "timing_s/reward": collected.wait_after_gen_s,
+        **penalty,
         **collected.metrics,
     }
+
+
+def tokens(collected: Collected) -> int:
+    """Return how many tokens prompts and responses have, prompts as often as they were answered."""
+    return sum(s.sample.prompt_tokens + len(s.sample.tokens) for group in collected.groups for s in group.scored)
 
 
 def _totals(settings: Settings, group: Group, kl: Sequence[float] | None) -> list[float]:

@@ -34,7 +34,6 @@ PER_TOKEN = {
     "dual_clipped": "actor/pg_clipfrac_lower",
     "ppo_kl": "actor/ppo_kl",
     "kl_loss": "actor/kl_loss",
-    "reward_kl": "actor/reward_kl_penalty",
     "importance": "actor/tis_mean",
     "importance_capped": "actor/tis_capped_frac",
     "engine_difference": "actor/engine_logprob_difference",
@@ -130,11 +129,10 @@ def loss(
     )
     loss_NT, sums = _policy_term(tokens, algorithm)
     sums["pg_loss"] = (weights_NT * loss_NT.detach()).sum()
-    if tokens.reference_NT is not None:
+    if tokens.reference_NT is not None and _kl_in_loss(algorithm):
         kl_NT = algo.kl(tokens.new_NT, tokens.reference_NT, algorithm.kl)
-        sums["kl_loss" if _kl_in_loss(algorithm) else "reward_kl"] = _sum(kl_NT.detach(), tokens)
-        if _kl_in_loss(algorithm):
-            loss_NT = loss_NT + algorithm.kl_coefficient * kl_NT
+        sums["kl_loss"] = _sum(kl_NT.detach(), tokens)
+        loss_NT = loss_NT + algorithm.kl_coefficient * kl_NT
     if algorithm.entropy_coefficient > 0:
         loss_NT = loss_NT - algorithm.entropy_coefficient * tokens.entropy_NT
     return (weights_NT * loss_NT).sum(), sums | _state_sums(tokens)

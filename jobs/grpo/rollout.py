@@ -35,9 +35,10 @@ class Sample:
         sample: As in the request.
         tokens: Sampled tokens, the end token included if there was one.
         logprobs: The engine's log-probability of each, at the sampling temperature.
-        text: The response, special tokens left out.
+        text: The response, special tokens left out unless the engine keeps them.
         finished: Whether the model ended it; otherwise it was cut at the longest length.
         version: The policy's version that sampled it: optimiser steps taken.
+        prompt_tokens: How many the prompt has, those of its images included.
     """
 
     group: int
@@ -47,6 +48,7 @@ class Sample:
     text: str
     finished: bool
     version: int
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

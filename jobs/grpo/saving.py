@@ -80,7 +80,7 @@ class Saver:
         stalled_s = time.monotonic() - began
         try:
             digests = await self._workers.write(folder)
-            pruned = await asyncio.to_thread(self._commit, folder, state, digests)
+            await asyncio.to_thread(self._commit, folder, state, digests)
         except BaseException:
             # What is half written would only stand in the way of the next attempt where space is short.
             shutil.rmtree(folder, ignore_errors=True)
@@ -91,13 +91,18 @@ class Saver:
             path=checkpoint.folder_name(state.step),
             seconds=round(time.monotonic() - began, 3),
             stall_s=round(stalled_s, 3),
-            pruned=pruned,
         )
+        # After it is known that this one is committed: a full disk must not make a saved step look unsaved.
+        pruned = await asyncio.to_thread(self._prune)
+        if pruned:
+            self._context.ledger.append("checkpoints_pruned", steps=pruned)
 
-    def _commit(self, folder: Path, state: State, digests: dict[str, Digest]) -> list[int]:
+    def _commit(self, folder: Path, state: State, digests: dict[str, Digest]) -> None:
         # Of its own: this is another thread than the loop's.
         fence = Fence(self._context.run.ledger, self._context.generation)
         checkpoint.commit(folder, state, self._context.generation, fence.check, digests)
+
+    def _prune(self) -> list[int]:
         root, keep = self._context.run.checkpoints, self._settings
         pruned = checkpoint.prune(root, keep_last=keep.keep_last, keep_every=keep.keep_every)
         # From the oldest of the newest on: should later ones turn out damaged, the journal leads on from there.

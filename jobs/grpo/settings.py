@@ -22,6 +22,9 @@ class Engine(Section):
     """Sampling temperature; the trainer's log-probabilities use the same."""
     max_new_tokens: int = Field(1024, ge=1)
     """A response that has not ended by then is cut off."""
+    keep_special_tokens: bool = False
+    """Leave special tokens in the text that rewards read: Qwen2-VL writes boxes between ``<|box_start|>`` and
+    ``<|box_end|>``, which grounding and counting need."""
     batch: int = Field(128, ge=1)
     """Rows decoded together; of vLLM the most sequences at a time."""
     timeout_s: float = Field(3600, gt=0)
@@ -118,7 +121,9 @@ class Policy(Section):
     weight_decay: float = Field(0.0, ge=0)
     """AdamW's, decoupled."""
     warmup_ratio: float = Field(0.0, ge=0, le=1)
-    """Share of all steps over which the rate grows from lr/n to lr; it is constant afterwards."""
+    """Share of all steps over which the rate grows from lr/n to lr."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls after that, towards 0 behind the last step. It depends on how many steps are planned."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm; a step whose norm is not finite is skipped."""
     max_skipped: int = Field(3, ge=1)

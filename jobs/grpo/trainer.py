@@ -6,6 +6,7 @@ Where a checkpoint is due it is not, so a resume, which has those weights only, 
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Awaitable
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 from jobs.entry import Context, Drain
 from jobs.fence import Fence
-from jobs.grpo import batch, checkpoint, collector, groups, journal, workers
+from jobs.grpo import batch, checkpoint, cluster, collector, groups, journal, throughput, workers
 from jobs.grpo.checkpoint import State
 from jobs.grpo.collector import Collection, Collector
 from jobs.grpo.draining import Draining, unless_draining
@@ -32,13 +33,18 @@ T = TypeVar("T")
 
 
 def learning_rate(settings: Settings, step: int, total: int) -> float:
-    """Return the rate of optimiser step ``step`` (from 1): a linear warm-up, then constant.
+    """Return the rate of optimiser step ``step`` (from 1): a linear warm-up, then the schedule.
 
     The first step's rate is already above 0; in the published code it is 0, so that the first of 275
-    steps learns nothing.
+    steps learns nothing. The last step's is above 0 for the same reason.
     """
-    warmup = round(settings.policy.warmup_ratio * total)
-    return settings.policy.learning_rate * min(1.0, step / warmup if warmup else 1.0)
+    policy = settings.policy
+    warmup = round(policy.warmup_ratio * total)
+    if step <= warmup:
+        return policy.learning_rate * step / warmup
+    done = (step - 1 - warmup) / (total - warmup)
+    shapes = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    return policy.learning_rate * shapes[policy.schedule]
 
 
 class Trainer:
@@ -63,6 +69,8 @@ class Trainer:
         self._collector = collector
         self._examples = {example.id: example for example in collector.examples}
         self._settings_sha256 = settings_sha256(settings)
+        nodes = cluster.own(context)
+        self._gpus = len(nodes.hosts) * nodes.gpus_per_node
         # Steps that are being collected: this one, and with staleness 1 the next.
         self._collections: dict[int, Collection] = {}
         # The step whose weights the policy has, None while they change; and that of the engines' weights.
@@ -129,9 +137,10 @@ class Trainer:
         unhidden_s = self._unhidden_s(step, waiting)
         del self._collections[step]
         self._note(current, collected)
-        valued = batch.value(self._settings, collected, await self._kl(collected))
+        kl = await self._kl(collected)
+        valued = batch.value(self._settings, collected, kl)
         rows = batch.rows(valued)
-        metrics = batch.metrics(collected, valued)
+        metrics = batch.metrics(collected, valued, kl)
         if unhidden_s is not None:
             metrics["judge/wait_after_gen_s"] = unhidden_s
         updating = time.monotonic()
@@ -141,12 +150,11 @@ class Trainer:
         self._probe = rows[0] if rows else self._probe
         self._policy_at = step
         metrics |= self._times(began, updating, saver) | {
-            "perf/total_num_tokens": float(sum(len(row.tokens) for row in rows)),
             "training/global_step": float(step),
             "training/epoch": float(state.cursor.epoch),
             "training/replayed": float(current.journalled),
         }
-        metrics["perf/throughput"] = metrics["perf/total_num_tokens"] / metrics["timing_s/step"]
+        metrics |= throughput.rates(batch.tokens(collected), seconds=metrics["timing_s/step"], gpus=self._gpus)
         # An optimiser step takes long, and the run may have gone on elsewhere meanwhile.
         self._fence.check()
         records.write(step, metrics, valued)

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from eval.target import Target
 from jobs.rewards.verdict import Verdict
 from orchestrator.progress import Progress
 from orchestrator.run_directory import RunDirectory
@@ -25,6 +26,14 @@ class Example(Protocol):
     @property
     def visual_key_info(self) -> str | None:
         """The facts to be seen in the image, as numbered tags; None where nobody wrote any."""
+
+    @property
+    def target(self) -> Target | None:
+        """The truth in numbers: boxes, points, a count; None for problems whose truth is a text."""
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        """Encoded image files, for a judge that sees."""
 
 
 @dataclass(frozen=True, kw_only=True)

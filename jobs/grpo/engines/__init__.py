@@ -71,4 +71,5 @@ def build(settings: Settings, source: str) -> Engine:
         max_new_tokens=engine.max_new_tokens,
         batch=engine.batch,
         max_prompt_tokens=settings.max_prompt_tokens,
+        keep_special_tokens=engine.keep_special_tokens,
     )

@@ -169,9 +169,10 @@ class VllmEngine:
             sample=request.sample,
             tokens=tuple(tokens),
             logprobs=_last_logprobs(completion.logprobs, tokens),
-            text=vlm.decode(self.processor, tokens),
+            text=vlm.decode(self.processor, tokens, keep_special=self._settings.keep_special_tokens),
             finished=tokens[-1] == self._end,
             version=self.version,
+            prompt_tokens=len(self._prompts.of(request).input_ids),
         )
 
 
@@ -180,7 +181,7 @@ def _last_logprobs(found: Sequence[Any], tokens: Sequence[int]) -> tuple[float, 
 
 
 def _start(model: str, settings: Settings, dtype: str, longest: int, *, on_gpu: bool) -> Any:
-    _set_environment(on_gpu=on_gpu)
+    set_environment(on_gpu=on_gpu)
     from vllm import EngineArgs, LLMEngine
     from vllm.config import WeightTransferConfig
 
@@ -198,7 +199,7 @@ def _start(model: str, settings: Settings, dtype: str, longest: int, *, on_gpu: 
         disable_log_stats=True,
         **(_on_gpus(settings) if on_gpu else _on_cpus(settings, longest)),
     )
-    with _adapted():
+    with adapted():
         return LLMEngine.from_engine_args(arguments)
 
 
@@ -220,7 +221,7 @@ def _on_cpus(settings: Settings, longest: int) -> dict[str, Any]:
     }
 
 
-def _set_environment(*, on_gpu: bool) -> None:
+def set_environment(*, on_gpu: bool) -> None:
     """Tell vLLM what it reads from the environment. Must come before it is imported."""
     # This process is the engine: no other to talk to, and weights are handed over as tensors.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -233,7 +234,7 @@ def _set_environment(*, on_gpu: bool) -> None:
 
 
 @contextmanager
-def _adapted() -> Iterator[None]:
+def adapted() -> Iterator[None]:
     """Keep vLLM's start from failing over torchvision, and from changing torch for this process."""
     from vllm.model_executor.models import registry
 

@@ -13,6 +13,7 @@ import torch
 from jobs import vlm
 from jobs.data import Example
 from jobs.grpo import engines
+from jobs.grpo.engines import hf
 from jobs.grpo.engines.hf import HfEngine
 from jobs.grpo.engines.prompts import EncodedPrompts
 from jobs.grpo.settings import Settings
@@ -71,6 +72,37 @@ def test_a_response_is_handed_over_when_it_ends(policy_folder: Path, examples: l
 
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1]
+
+
+def test_rows_that_are_left_go_on_alone_as_they_would_have_beside_the_others(
+    policy_folder: Path, examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = hf_engine(policy_folder, max_new_tokens=48)
+    end = vlm.end_id(engine.processor)
+    with torch.no_grad():
+        engine.model.lm_head.bias = torch.nn.Parameter(torch.zeros(engine.model.lm_head.out_features))
+        engine.model.lm_head.bias[end] = 3.5
+    asked = requests([examples[0], replace(examples[1], problem=f"{examples[1].problem} Of all that is there?")], 4)
+
+    rows_at_a_time: list[int] = []
+    engine.model.register_forward_pre_hook(
+        lambda _, __, given: rows_at_a_time.append(len(given["input_ids"])), with_kwargs=True
+    )
+    compacted = {(s.group, s.sample): s for s in engine.generate(asked)}
+    smallest = min(rows_at_a_time)
+    monkeypatch.setattr(hf, "SHARE_LEFT", 0)
+    whole = {(s.group, s.sample): s for s in engine.generate(asked)}
+
+    assert smallest <= 3
+    assert len({len(s.tokens) for s in whole.values()}) > 3
+    assert {key: s.tokens for key, s in compacted.items()} == {key: s.tokens for key, s in whole.items()}
+    for key, sample in compacted.items():
+        assert sample.logprobs == pytest.approx(whole[key].logprobs, abs=1e-5)
+    batch = rows(
+        [examples[0], replace(examples[1], problem=f"{examples[1].problem} Of all that is there?")],
+        list(compacted.values()),
+    )
+    assert largest_difference(engine.logprobs(batch), [row.logprobs for row in batch]) < 1e-4
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
