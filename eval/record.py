@@ -51,13 +51,15 @@ class Evaluation:
         label: ``"before"``, ``"after"``.
         task: The task's name.
         summary: What ``eval.run`` wrote when it was done; empty while it is not.
-        samples: Every answered problem, by id.
+        samples: The first answer to every answered problem, by id.
+        answers: All its answers.
     """
 
     label: str
     task: str
     summary: Row = field(default_factory=dict)
     samples: Mapping[str, Row] = field(default_factory=dict)
+    answers: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
 
     def part(self, name: str) -> dict[str, float]:
         """Return one part of the score of every problem to which it applies; NaN where it is missing."""
@@ -127,6 +129,18 @@ def evaluations(run: RunDirectory) -> list[Evaluation]:
     return sorted(found, key=lambda e: (e.task, e.label != FIRST, e.label))
 
 
+def answers(path: Path) -> dict[str, tuple[Row, ...]]:
+    """Return all answers to every problem of a ``samples.jsonl``, in the order of samples.
+
+    One that was written twice, as after a restart, holds as it was written last.
+    """
+    latest: dict[str, dict[int, Row]] = {}
+    for _, row in json_lines(path):
+        if "id" in row:
+            latest.setdefault(str(row["id"]), {})[int(row.get("sample") or 0)] = row
+    return {key: tuple(of[place] for place in sorted(of)) for key, of in latest.items()}
+
+
 def checkpoints(run: RunDirectory) -> list[Checkpoint]:
     """Return the committed checkpoints, oldest first. One without a manifest does not exist."""
     manifests = sorted(run.checkpoints.glob("step_*/MANIFEST.json"))
@@ -177,9 +191,14 @@ def _row(line: bytes) -> Row | None:
 
 
 def _evaluation(folder: Path) -> Evaluation:
-    samples = {str(row["id"]): row for _, row in json_lines(folder / "samples.jsonl") if "id" in row}
-    summary = document(folder / "summary.json") or {}
-    return Evaluation(label=folder.parent.name, task=folder.name, summary=summary, samples=samples)
+    found = answers(folder / "samples.jsonl")
+    return Evaluation(
+        label=folder.parent.name,
+        task=folder.name,
+        summary=document(folder / "summary.json") or {},
+        samples={key: rows[0] for key, rows in found.items()},
+        answers=found,
+    )
 
 
 def _checkpoint(manifest: Path) -> Checkpoint:

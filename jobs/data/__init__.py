@@ -1,26 +1,47 @@
 """Problems with images: one record for every source, read from local files.
 
-A source is a function from a path to examples. ``SOURCES`` names the known ones; any other is
-``package.module:function``. Nothing here knows a model; ``jobs.vlm`` turns examples into tokens.
+A source is a function from a path, and maybe options, to examples. ``SOURCES`` names the known ones;
+any other is ``package.module:function``. Nothing here knows a model; ``jobs.vlm`` turns examples
+into tokens. ``python -m jobs.data`` checks, converts, shows and partitions files.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import io
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from eval import benchmarks
 from eval.facts import numbered
+from jobs.data.settings import Data, Options
 from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SOURCES = {"geo3k": "jobs.data.geo3k:load"}
+    from eval.target import Kind, Target
+
+SOURCES = {
+    "geo3k": "jobs.data.geo3k:load",
+    "perception_r1": "jobs.data.geo3k:load",
+    "vlm_r1": "jobs.data.vlm_r1:load",
+    "pr1": "jobs.data.pr1:load",
+    "refcoco": "jobs.data.refcoco:load",
+    "pixmo_count": "jobs.data.pixmo_count:load",
+    "page_ocr": "jobs.data.page_ocr:load",
+    "coco": "jobs.data.coco:load",
+    "llama_factory": "jobs.data.llama_factory:load",
+    "vlmevalkit": "jobs.data.vlmevalkit:load",
+    "verl": "jobs.data.verl:load",
+    "plain": "jobs.data.plain:load",
+    "examples": "jobs.data.canonical:load",
+    **benchmarks.SOURCES,
+}
 IMAGE = "<image>"
 PIXELS_MAX = 64 * 1024 * 1024
 FORMAT_PROMPT = (
@@ -42,26 +63,53 @@ class Example:
         images: Encoded image files, such as PNG.
         visual_key_info: Visual annotations as numbered tags, ``<info1>..</info1>\\n<info2>..``.
             None if the problem has none.
+        kind: What the truth is of, which decides how an answer is read and measured.
+        target: The truth in numbers, for problems about boxes, points and counts.
+        meta: What the source says besides, as JSON: choices, split, category.
+        place: Where it was read, such as ``"train.jsonl:12"``. Two examples that differ in nothing else are equal.
     """
 
     id: str
     problem: str
     answer: str
     images: tuple[bytes, ...]
-    visual_key_info: str | None
+    visual_key_info: str | None = None
+    kind: Kind = "math"
+    target: Target | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    place: str = field(default="", compare=False)
 
 
-def load(source: str, path: Path) -> list[Example]:
+def read(data: Data) -> list[Example]:
+    """Return the examples that a recipe's section names. See ``load``."""
+    return load(data.source, Path(data.path), data)
+
+
+def load(source: str, path: Path, options: Options | None = None) -> list[Example]:
     """Return the examples that ``source`` reads from ``path``.
+
+    Args:
+        source: A name in ``SOURCES``, or ``package.module:function``.
+        path: A file, or a folder of the files of one split.
+        options: How to read it. A function without a parameter ``options`` is not told; images are
+            resized for it, and rows taken, afterwards.
 
     Raises:
         InputError: There is no such source, or rows of the file cannot be used; all are listed.
         NotFound: There is no such file; the message says how to get it.
     """
-    return find(source)(path)
+    from jobs.data import images, rows
+
+    options = options or Options()
+    reader = find(source)
+    if "options" in inspect.signature(reader).parameters:
+        return reader(path, options)
+    examples = reader(path)
+    kept = [examples[position] for position in rows.positions(options.take, len(examples))]
+    return [images.resized(example, options.resize) for example in kept] if options.resize else kept
 
 
-def find(source: str) -> Callable[[Path], list[Example]]:
+def find(source: str) -> Callable[..., list[Example]]:
     """Return the reading function of a source's name, or of ``package.module:function``.
 
     Raises:
@@ -77,7 +125,7 @@ def find(source: str) -> Callable[[Path], list[Example]]:
             f"Known: {', '.join(sorted(SOURCES))}; or write package.module:function."
         )
     try:
-        reader: Callable[[Path], list[Example]] = getattr(importlib.import_module(module), attribute)
+        reader: Callable[..., list[Example]] = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InputError(f"data source: {target!r} cannot be imported: {error}.") from None
     return reader

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from pathlib import Path
 
 from jobs import data
 from jobs.entry import DRAINED, Context, Drain
@@ -43,7 +42,7 @@ async def train(context: Context, settings: Settings, drain: Drain) -> int:
     fence = Fence(context.run.ledger, context.generation)
     fence.check()
     context.progress.update("loading data")
-    examples = data.load(settings.data.source, Path(settings.data.path))
+    examples = data.read(settings.data)
     source = prompt_source(settings, len(examples))
     total = settings.steps or settings.epochs * source.batches_per_epoch
     resumed = _resume(context, settings)

@@ -83,6 +83,8 @@ class Records:
                 "images": images,
                 "answer": group.example.answer,
                 "visual_key_info": group.example.visual_key_info,
+                "kind": group.example.kind,
+                "target": None if group.example.target is None else group.example.target.to_json(),
                 "response": sample.text,
                 "tokens": len(sample.tokens),
                 "finish": "stop" if sample.finished else "length",

@@ -18,7 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs import data
 from jobs.data import IMAGE
+from jobs.sft.settings import Settings
 from orchestrator.errors import InputError, NotFound, Problem, all_at_once
 
 
@@ -35,6 +37,31 @@ class Conversation:
     messages: tuple[tuple[str, str], ...]
     images: tuple[bytes, ...]
     response: str
+
+
+def read(settings: Settings) -> list[Conversation]:
+    """Return the examples that the settings name. Raises what ``load`` and ``of_source`` do."""
+    if settings.source is None:
+        return load(Path(settings.path), settings.format_prompt)
+    return of_source(settings)
+
+
+def of_source(settings: Settings) -> list[Conversation]:
+    """Return the examples of a source of ``jobs.data``, each to be answered as ``response`` says.
+
+    Raises:
+        InputError: The source cannot be read, or has rows that cannot be used; all are listed.
+        NotFound: There is no such file.
+    """
+    assert settings.source is not None
+    return [
+        Conversation(
+            messages=(("user", data.prompt(example, settings.format_prompt)),),
+            images=example.images,
+            response=settings.response.replace("{answer}", example.answer),
+        )
+        for example in data.load(settings.source, Path(settings.path), settings.options)
+    ]
 
 
 def load(path: Path, format_prompt: str = "") -> list[Conversation]:

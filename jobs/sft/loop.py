@@ -23,7 +23,7 @@ from torch import Tensor
 from jobs import vlm
 from jobs.entry import Drain
 from jobs.sft.conversations import Conversation
-from jobs.sft.settings import Settings
+from jobs.sft.settings import Settings, steps
 from orchestrator.errors import InputError
 from orchestrator.files import sync_folder
 from orchestrator.progress import Progress
@@ -65,40 +65,46 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, settings.beta2), weight_decay=settings.weight_decay)
     folder.parent.mkdir(parents=True, exist_ok=True)
     losses: list[float] = []
+    total = steps(settings, len(conversations))
     with (folder.parent / "sft.jsonl").open("w", encoding="utf-8") as log:
         for step, rows in enumerate(_batches(settings, conversations, processor), 1):
             if drain.requested:
                 return None
-            rate = learning_rate(settings, step)
+            rate = learning_rate(settings, step, total)
             losses.append(_step(model, optimizer, rows, rate, settings, vlm.pad_id(processor)))
-            _report(step, losses, rate, settings, log, progress)
+            _report(step, total, losses, rate, settings, log, progress)
     _save(model, processor, folder)
     return sum(losses[-settings.log_every :]) / len(losses[-settings.log_every :])
 
 
-def learning_rate(settings: Settings, step: int) -> float:
+def learning_rate(settings: Settings, step: int, total: int) -> float:
     """Return the rate of a step, counted from 1. The last step's is small, not 0: it shall teach too."""
-    if step <= settings.warmup_steps:
-        return settings.learning_rate * step / settings.warmup_steps
-    done = (step - 1 - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
+    policy = settings.policy
+    highest = policy.learning_rate if policy else settings.learning_rate
+    schedule = policy.schedule if policy else settings.schedule
+    warmup = round(policy.warmup_ratio * total) if policy else settings.warmup_steps
+    if step <= warmup:
+        return highest * step / warmup
+    done = (step - 1 - warmup) / max(1, total - warmup)
     shape = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}
-    return settings.learning_rate * shape[settings.schedule]
+    return highest * shape[schedule]
 
 
 def _batches(settings: Settings, conversations: Sequence[Conversation], processor: Any) -> Iterator[list[Row]]:
     """Yield the batches of all steps; every pass over the conversations has its own order."""
     known: dict[int, Row] = {}
-    order = _order(len(conversations), settings.seed)
-    for _ in range(settings.steps):
+    indices = order(len(conversations), settings.seed)
+    for _ in range(steps(settings, len(conversations))):
         rows = []
-        for index in (next(order) for _ in range(settings.batch)):
+        for index in (next(indices) for _ in range(settings.batch)):
             if index not in known:
                 known[index] = _row(processor, conversations[index], index, settings.max_tokens)
             rows.append(known[index])
         yield rows
 
 
-def _order(number: int, seed: int) -> Iterator[int]:
+def order(number: int, seed: int) -> Iterator[int]:
+    """Yield the examples' indices without end, every pass in an order of its own."""
     epoch = 0
     while True:
         indices = list(range(number))
@@ -166,12 +172,12 @@ def _cross_entropy(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
 
 
 def _report(
-    step: int, losses: Sequence[float], rate: float, settings: Settings, log: IO[str], progress: Progress
+    step: int, total: int, losses: Sequence[float], rate: float, settings: Settings, log: IO[str], progress: Progress
 ) -> None:
-    if step % settings.log_every == 0 or step == settings.steps:
+    if step % settings.log_every == 0 or step == total:
         log.write(json.dumps({"step": step, "loss": losses[-1], "lr": rate}) + "\n")
         log.flush()
-    progress.update("fine-tuning", step, settings.steps, unit="steps", message=f"loss {losses[-1]:.3f}")
+    progress.update("fine-tuning", step, total, unit="steps", message=f"loss {losses[-1]:.3f}")
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:

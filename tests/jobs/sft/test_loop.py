@@ -9,23 +9,10 @@ import torch
 from jobs import vlm
 from jobs.entry import Drain
 from jobs.sft import loop
-from jobs.sft.conversations import Conversation
 from jobs.sft.settings import Settings
-from jobs.tiny import shapes, tokenizer
 from orchestrator.errors import InputError
 from orchestrator.progress import Progress
-
-EXAMPLES = [
-    Conversation(messages=(("user", f"Say {word}."),), images=(), response=word) for word in ("yes", "no", "maybe so")
-]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("base")
-    words = [text for example in EXAMPLES for text in (example.messages[0][1], example.response)]
-    shapes.save_judge(path, tokenizer.build([*words, "system user assistant\n"]), hidden=32, layers=1, seed=1)
-    return path
+from tests.jobs.sft.conftest import EXAMPLES
 
 
 def settings(base: Path, **changes: object) -> Settings:
@@ -98,7 +85,7 @@ def test_a_long_example_is_an_error_that_names_it(base: Path, tmp_path: Path) ->
 def test_the_rate_rises_then_falls(schedule: str, expected: list[float]) -> None:
     given = settings(Path("m"), schedule=schedule, steps=6, warmup_steps=2, learning_rate=1.0)
 
-    assert [loop.learning_rate(given, step) for step in range(1, 7)] == pytest.approx(expected, abs=1e-6)
+    assert [loop.learning_rate(given, step, 6) for step in range(1, 7)] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(("prompt_weight", "teaches"), [(0.0, False), (0.5, True)])
