@@ -55,8 +55,9 @@ class Space:
         if system == self.system:
             return coordinates_NK
         other = Space(system=system, width_px=self.width_px, height_px=self.height_px)
-        factors = np.divide(other.unit, self.unit)
-        return coordinates_NK * np.tile(factors, coordinates_NK.shape[1] // 2)
+        factors_2: NDArray[np.float64] = np.divide(other.unit, self.unit)
+        scaled_NK: NDArray[np.float64] = coordinates_NK * np.tile(factors_2, coordinates_NK.shape[1] // 2)
+        return scaled_NK
 
 
 @dataclass(frozen=True, kw_only=True)

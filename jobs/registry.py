@@ -29,8 +29,9 @@ class Job:
 JOBS = {
     "judge": Job(module="jobs.judge", settings="jobs.judge.settings", kind="service"),
     "grpo": Job(module="jobs.grpo", settings="jobs.grpo.settings", alone=True, spreads=True),
-    "sft": Job(module="jobs.sft", settings="jobs.sft.settings"),
+    "sft": Job(module="jobs.sft", settings="jobs.sft.settings", spreads=True),
     "tiny": Job(module="jobs.tiny", settings="jobs.tiny.settings"),
+    "construct": Job(module="jobs.construct", settings="jobs.construct.settings"),
     "command": Job(module="jobs.command", settings="jobs.command.settings", spreads=True),
-    "eval": Job(module="eval.run", settings="eval.settings"),
+    "eval": Job(module="eval.run", settings="eval.settings", spreads=True),
 }

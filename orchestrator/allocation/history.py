@@ -32,7 +32,7 @@ class Attempt:
     Attributes:
         number: From 1.
         kind: How it ended: a key of ``CAUSES``, ``drained``, ``cancelled``, ``done`` or ``unknown``.
-        progressed: Whether it committed anything: a checkpoint, or a finished batch role.
+        progressed: Whether it committed anything: a checkpoint, work that is not repeated, or a finished batch role.
         job: The Slurm job that ran it; empty for none.
         ended: Whether its own supervisor wrote its end.
     """
@@ -143,7 +143,7 @@ def _fruitless(earlier: Sequence[Attempt]) -> int:
 
 
 def _is_progress(event: Event) -> bool:
-    return event.event == "checkpoint_committed" or (
+    return event.event in ("checkpoint_committed", "work_committed") or (
         event.event == "role_finished" and event.fields.get("cause") == "done"
     )
 

@@ -1,0 +1,1 @@
+"""A tiny extractor for the laptop recipe: a text model that rewrites a response's claims as visual facts."""
