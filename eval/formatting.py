@@ -2,11 +2,12 @@ r"""The form a response must have: thinking, then an answer with a box."""
 
 from __future__ import annotations
 
-import re
-
-THINK_AND_ANSWER = r"<think>\n.*?\n</think>\n<answer>\n.*?\\boxed\{.+?\}.*?\n</answer>"
-WELL_FORMED = re.compile(THINK_AND_ANSWER, re.DOTALL)
-WITH_PERCEPTION = re.compile(r"<perception>\n.*?\n</perception>\n" + THINK_AND_ANSWER, re.DOTALL)
+THINK = "<think>\n"
+ANSWER = "\n</think>\n<answer>\n"
+BOX = "\\boxed{"
+END = "\n</answer>"
+PERCEPTION = "<perception>\n"
+END_OF_PERCEPTION = "\n</perception>\n"
 
 
 def well_formed(response: str, *, perception: bool = False) -> bool:
@@ -36,4 +37,23 @@ def well_formed(response: str, *, perception: bool = False) -> bool:
     >>> well_formed("<think>\nwhy\n</think>\n<answer>\n\\boxed{5}\n</answer>")
     True
     """
-    return (WITH_PERCEPTION if perception else WELL_FORMED).fullmatch(response) is not None
+    begin = [PERCEPTION, END_OF_PERCEPTION + THINK] if perception else [THINK]
+    if not (response.startswith(begin[0]) and response.endswith(END)):
+        return False
+    box = _after(response, [*begin, ANSWER, BOX])
+    return box is not None and response.find("}", box + 1, len(response) - len(END)) != -1
+
+
+def _after(text: str, pieces: list[str]) -> int | None:
+    """Return where the pieces, in this order with anything between them, have ended for the first time.
+
+    Not one pattern: where the tags repeat its time grows with the fourth power of the text's length, and a
+    policy that is caught in a loop writes them for thousands of tokens.
+    """
+    place = 0
+    for piece in pieces:
+        found = text.find(piece, place)
+        if found == -1:
+            return None
+        place = found + len(piece)
+    return place

@@ -7,6 +7,7 @@ from 0 to 1. Boxes are corners, ``(x1, y1, x2, y2)``, never width and height.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -133,6 +134,6 @@ class Target:
 
 def _numbers(values: Any, count: int) -> Any:
     numbers = tuple(float(value) for value in values)
-    if len(numbers) != count:
-        raise ValueError(f"Expected {count} numbers, got {values!r}.")
+    if len(numbers) != count or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"Expected {count} finite numbers, got {values!r}.")
     return numbers

@@ -215,6 +215,12 @@ class Settings(Section):
         algorithm = self.algorithm
         if not self.rewards.parts():
             raise ValueError("rewards: no reward is named, so there is nothing to learn from. Name at least one.")
+        special = self.rewards.reads_special_tokens()
+        if special and not self.engine.keep_special_tokens:
+            raise ValueError(
+                f"engine.keep_special_tokens: rewards.{special} looks for tokens such as <|box_start|>, which are left "
+                "out of the text. Set it to true."
+            )
         if algorithm.staleness and algorithm.refills:
             raise ValueError(
                 "algorithm.staleness: 1 begins a step before the one ahead is complete, and algorithm.refills decides "

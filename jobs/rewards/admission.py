@@ -32,13 +32,14 @@ class Admission:
         self.running = 0
         self.limit = float(min(first, most))
         self._most = float(most)
+        self._most_running = 0
         self._has_been_full = False
         self._halved_at = -HALVE_AT_MOST_EVERY_S
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def __aenter__(self) -> None:
         if self._has_room():
-            self.running += 1
+            self._enter()
             return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -61,11 +62,16 @@ class Admission:
         if not self._has_room():
             yield False
             return
-        self.running += 1
+        self._enter()
         try:
             yield True
         finally:
             self._leave()
+
+    def take_most(self) -> int:
+        """Return how many were inside at once, at most, since the last call."""
+        most, self._most_running = self._most_running, self.running
+        return most
 
     def answered(self) -> None:
         """The judge answered: let one more in, later one more per round."""
@@ -82,10 +88,14 @@ class Admission:
     def _has_room(self) -> bool:
         return not self._waiting and self.running < int(self.limit)
 
+    def _enter(self) -> None:
+        self.running += 1
+        self._most_running = max(self._most_running, self.running)
+
     def _leave(self) -> None:
         self.running -= 1
         while self._waiting and self.running < int(self.limit):
             turn = self._waiting.popleft()
             if not turn.done():
-                self.running += 1
+                self._enter()
                 turn.set_result(None)

@@ -21,10 +21,11 @@ from typing import Any
 import aiohttp
 
 from eval import facts
-from jobs.rewards import chat, hedge, judge_prompt, verdict_cache
+from jobs.rewards import chat, hedge, image_prompt, judge_prompt, verdict_cache
 from jobs.rewards.admission import Admission
 from jobs.rewards.breaker import Breaker, JudgeOutage
 from jobs.rewards.judge_stats import Deadline, Stats
+from jobs.rewards.question import Question
 from jobs.rewards.settings import VisualPerception
 from jobs.rewards.verdict import Verdict
 from orchestrator import plan, rendezvous
@@ -113,15 +114,36 @@ class JudgeClient:
         Raises:
             JudgeOutage: The judge has not answered for longer than the outage budget.
         """
-        self._stats.count("rows")
         asked = facts.numbered(visual_key_info)
         if not visual_key_info or not asked:
-            self._stats.count("skipped")
+            self._skip()
             return None
         messages = judge_prompt.messages(
             visual_key_info, response, self._settings.template, neutralise=not self._faithful
         )
-        verdict = await self._answer(messages, tuple(asked))
+        return await self._judge(Question(messages=messages, asked=tuple(asked)))
+
+    async def judge_by_image(self, images: tuple[bytes, ...], response: str) -> Verdict | None:
+        """Return the verdict of a judge that sees the images, or None if there is none to see.
+
+        Raises:
+            JudgeOutage: The judge has not answered for longer than the outage budget.
+        """
+        if not images:
+            self._skip()
+            return None
+        neutralise = not self._faithful
+        return await self._judge(
+            image_prompt.question(images, response, self._settings.template, neutralise=neutralise)
+        )
+
+    def _skip(self) -> None:
+        self._stats.count("rows")
+        self._stats.count("skipped")
+
+    async def _judge(self, question: Question) -> Verdict:
+        self._stats.count("rows")
+        verdict = await self._answer(question)
         self._stats.count("verdicts")
         self._stats.count("missing", bool(verdict.missing))
         self._stats.count("cached", verdict.cached)
@@ -133,7 +155,7 @@ class JudgeClient:
         open_s = self._breaker.open_s
         since, self._open_s_taken = open_s - self._open_s_taken, open_s
         return self._stats.take() | {
-            "judge/inflight": float(self._admission.running),
+            "judge/inflight": float(self._admission.take_most()),
             "judge/inflight_limit": float(int(self._admission.limit)),
             "judge/deadline_s": self._deadline.now_s(),
             "judge/breaker_open_s": since,
@@ -154,16 +176,16 @@ class JudgeClient:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _answer(self, messages: list[dict[str, str]], asked: tuple[int, ...]) -> Verdict:
+    async def _answer(self, question: Question) -> Verdict:
         options = self._options() | {"faithful": self._faithful}
-        name = verdict_cache.key(messages=messages, model=await self._model(), options=options)
+        name = verdict_cache.key(messages=question.identity(), model=await self._model(), options=options)
         record = self._cache.get(name)
         if record is not None:
-            return self._recalled(record, asked)
+            return self._recalled(record, question.asked)
         task = self._under_way.get(name)
         if task is not None:
             return replace(await asyncio.shield(task), cached=True)
-        task = asyncio.get_running_loop().create_task(self._find_out(name, messages, asked))
+        task = asyncio.get_running_loop().create_task(self._find_out(name, question))
         self._under_way[name] = task
         task.add_done_callback(lambda _: self._under_way.pop(name, None))
         return await asyncio.shield(task)
@@ -174,11 +196,11 @@ class JudgeClient:
         assert reading is not None
         return _verdict(reading, chat.Reply(text=record["reply"], **record["costs"]), attempts=0, cached=True)
 
-    async def _find_out(self, name: str, messages: list[dict[str, str]], asked: tuple[int, ...]) -> Verdict:
+    async def _find_out(self, name: str, question: Question) -> Verdict:
         effort = _Effort()
         while True:
-            reply = await self._try(messages, effort)
-            reading = facts.read(reply.text, asked, faithful=self._faithful) if reply else None
+            reply = await self._try(question, effort)
+            reading = facts.read(reply.text, question.asked, faithful=self._faithful) if reply else None
             if reply and reading:
                 costs = {key: value for key, value in asdict(reply).items() if key != "text"}
                 self._cache.put(name, {"reply": reply.text or "", "costs": costs})
@@ -190,14 +212,14 @@ class JudgeClient:
             if effort.is_over(self._settings):
                 return Verdict(missing=effort.why, reply=effort.reply, attempts=effort.attempts)
 
-    async def _try(self, messages: list[dict[str, str]], effort: _Effort) -> chat.Reply | None:
+    async def _try(self, question: Question, effort: _Effort) -> chat.Reply | None:
         """Ask once. Return the reply, or note why there is none and wait until it makes sense to ask again."""
         async with self._admission:
             # Inside, as the judge may have gone down while this one stood in line.
             await self._breaker.passed()
             sent_at = time.monotonic()
             try:
-                reply = await self._send(messages, effort)
+                reply = await self._send(question, effort)
             except (chat.Unreachable, chat.Busy, chat.Failed) as error:
                 failure = error
                 effort.spent_s += time.monotonic() - sent_at
@@ -232,8 +254,8 @@ class JudgeClient:
             effort.spent_s += seconds
             await asyncio.sleep(seconds)
 
-    async def _send(self, messages: list[dict[str, str]], effort: _Effort) -> chat.Reply:
-        body = {"messages": messages, **self._options(), "seed": self._settings.seed + effort.unreadable}
+    async def _send(self, question: Question, effort: _Effort) -> chat.Reply:
+        body = {"messages": question.body(), **self._options(), "seed": self._settings.seed + effort.unreadable}
         if effort.unreadable:
             body["temperature"] = WARMER
         self._stats.count("requests")
@@ -248,7 +270,7 @@ class JudgeClient:
         return reply
 
     async def _ask(self, body: dict[str, Any], deadline_s: float) -> chat.Reply:
-        ask = partial(chat.ask, self._session, self._judge(), body)
+        ask = partial(chat.ask, self._session, self._address_of_judge(), body)
         after_s = self._deadline.p95_s() if self._settings.hedge else None
         if after_s is None or after_s >= deadline_s:
             return await ask(deadline_s)
@@ -278,14 +300,14 @@ class JudgeClient:
         self._forget_address()
         body = {"messages": [{"role": "user", "content": "1"}], "max_tokens": 1, "temperature": 0}
         try:
-            await chat.ask(self._session, self._judge(), body, self._deadline.now_s())
+            await chat.ask(self._session, self._address_of_judge(), body, self._deadline.now_s())
         except chat.Busy:
             return ""
         except (chat.Unreachable, chat.Failed) as error:
             return str(error)
         return ""
 
-    def _judge(self) -> chat.Address:
+    def _address_of_judge(self) -> chat.Address:
         if self._address is None:
             endpoint = rendezvous.lookup(self._run, self._settings.judge, generation=self._generation)
             if endpoint is None:
@@ -309,7 +331,7 @@ class JudgeClient:
         """
         while self._identity is None:
             try:
-                self._identity = self._planned_model() or self._judge().model
+                self._identity = self._planned_model() or self._address_of_judge().model
             except chat.Unreachable as error:
                 await self._breaker.is_down(str(error))
         return self._identity

@@ -7,9 +7,11 @@ from typing import Any
 
 from jobs.rewards import settings
 from jobs.rewards.accuracy import AccuracyReward
+from jobs.rewards.ocr import OcrReward
 from jobs.rewards.own import OwnReward, find
 from jobs.rewards.part import Reward, Surroundings
-from jobs.rewards.text import FormatReward, RepetitionReward
+from jobs.rewards.spatial import CountingReward, DetectionReward, GroundingFormatReward, GroundingReward
+from jobs.rewards.text import FormatReward, RepetitionReward, ThinkingReward
 from jobs.rewards.visual_perception import VisualPerceptionReward
 
 REWARDS: dict[str, Callable[[Any, Surroundings], Reward]] = {
@@ -17,6 +19,12 @@ REWARDS: dict[str, Callable[[Any, Surroundings], Reward]] = {
     "format": FormatReward,
     "visual_perception": VisualPerceptionReward,
     "repetition": RepetitionReward,
+    "thinking": ThinkingReward,
+    "grounding": GroundingReward,
+    "grounding_format": GroundingFormatReward,
+    "counting": CountingReward,
+    "ocr": OcrReward,
+    "detection": DetectionReward,
 }
 
 

@@ -3,6 +3,7 @@
     rewards:
       accuracy: 0.9                                      a number is the weight
       visual_perception: {weight: 0.7, judge: judge}     or a mapping, where there is more to say
+      grounding: {weight: 1.0, coordinates: rel1000}     boxes say in which units the model writes them
       my_project.rewards:brevity: 0.1                    a function of your own
 
 The reward of a response is the weighted sum of the parts named, without clipping.
@@ -12,12 +13,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from jobs.rewards.judge_prompt import Template
 from orchestrator.section import Section
+
+Coordinates = Literal["pixel", "rel1000", "rel1"]
+"""Units in which a model writes boxes: pixels of the image that it sees, thousandths of its sides, or shares of 1."""
+Matching = Literal["hungarian", "in_order"]
 
 OWN = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -54,8 +59,82 @@ class Repetition(Weighted):
     """The value approached when every n-gram is the same."""
 
 
+class Thinking(Weighted):
+    """1 if the response is ``<think>..</think><answer>..</answer>`` and nothing else, else 0."""
+
+
+class Grounding(Weighted):
+    """The overlap of the response's first box with the true one, 0 to 1. PR1 weighs it 1."""
+
+    coordinates: Coordinates = "rel1000"
+    """The units in which the model writes boxes."""
+    power: Literal[1, 2] = 2
+    """2 squares the overlap, as PR1's code does; 1 is what its paper says."""
+
+
+class GroundingFormat(Weighted):
+    """1 if the response is a name and one box between Qwen's tokens, and nothing else, else 0. PR1 weighs it 1.
+
+    Needs ``engine.keep_special_tokens: true``.
+    """
+
+
+class Counting(Weighted):
+    """The smaller number over the larger, times how near the points are, 0 to 1. PR1 weighs it 1."""
+
+    coordinates: Coordinates = "rel1000"
+    """The units in which the model writes boxes or points."""
+    writes: Literal["boxes", "points"] = "boxes"
+    """What two pairs in a row, ``(10,20),(30,40)``, are: the corners of one box, or two points."""
+    gate: bool = False
+    """Give 0 to a response without PR1's form: a name, then boxes with nothing between, in Qwen's tokens.
+
+    Needs ``engine.keep_special_tokens: true``.
+    """
+    matching: Matching = "hungarian"
+    """How points are paired with the true ones; ``in_order`` is the ablation without matching."""
+
+
+class Ocr(Weighted):
+    """1 less the edit distance to the true text over the longer one's length, 0 to 1."""
+
+
+class Detection(Weighted):
+    """Names and boxes in JSON against all things of the image, 0 to 3 with the scales below. PR1 weighs it 1."""
+
+    coordinates: Coordinates = "pixel"
+    """The units in which the model writes boxes."""
+    classes: tuple[str, ...] = ()
+    """The names there are; none given are COCO's 80. An entry with another name is malformed."""
+    matching: Matching = "hungarian"
+    """How boxes are paired with the true ones; ``in_order`` is the ablation without matching."""
+    iou_above: float = Field(0.5, ge=0, lt=1)
+    """A pair counts if its boxes overlap more than this."""
+    size_weights: bool = False
+    """Let small and medium things (under 32 x 32 and 96 x 96 pixels) weigh three and two times a large one."""
+    format_scale: float = Field(0.25, ge=0)
+    """What well-formed entries add."""
+    f1_scale: float = Field(0.75, ge=0)
+    """What finding everything and nothing else adds."""
+    label_scale: float = Field(1.0, ge=0)
+    """What right names add."""
+    iou_scale: float = Field(1.0, ge=0)
+    """What overlap adds."""
+    penalty_scale: float = Field(0.0, ge=0)
+    """Taken off for superfluous boxes, and again for missed things. PR1's paper has 0.5, its script 0."""
+    coverage_scale: float = Field(0.0, ge=0)
+    """What naming each kind of thing often enough adds, wherever the boxes are."""
+
+
 class VisualPerception(Weighted):
     """The share of the visual facts that a judge finds in the response. Perception-R1 weighs it 0.7."""
+
+    judge_sees: Literal["text", "image"] = "text"
+    """``text``: the judge compares the response with the problem's annotations.
+
+    ``image``: it gets the image and the response, and says how much of what the response states about the
+    image is so. That takes a judge that sees, and no annotations.
+    """
 
     judge: str = Field("judge", min_length=1)
     """The role that judges. It must be among the ``needs`` of this role."""
@@ -95,6 +174,20 @@ class VisualPerception(Weighted):
         return self
 
 
+BUILT_IN = (
+    "accuracy",
+    "format",
+    "visual_perception",
+    "repetition",
+    "thinking",
+    "grounding",
+    "grounding_format",
+    "counting",
+    "ocr",
+    "detection",
+)
+
+
 class Rewards(Section):
     """What a response earns: the weighted sum of these parts."""
 
@@ -106,10 +199,22 @@ class Rewards(Section):
     """Does it state what is to be seen in the image?"""
     repetition: Repetition | None = None
     """A penalty on words that repeat."""
+    thinking: Thinking | None = None
+    """Is it thinking and an answer?"""
+    grounding: Grounding | None = None
+    """Is the box where the thing is?"""
+    grounding_format: GroundingFormat | None = None
+    """Is it written as Qwen writes boxes?"""
+    counting: Counting | None = None
+    """Are as many things pointed at as there are, and at the right places?"""
+    ocr: Ocr | None = None
+    """Is it the text of the page?"""
+    detection: Detection | None = None
+    """Are all things found, named and boxed?"""
     own: dict[str, Weighted] = Field(default_factory=dict)
     """Functions of your own, ``package.module:function``. Written beside the others, not under ``own``."""
     faithful: bool = False
-    """Reproduce the published code of Perception-R1 where ours differs on purpose. For comparisons only."""
+    """Reproduce the published code of either Perception-R1 where ours differs on purpose. For comparisons only."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +228,7 @@ class Rewards(Section):
             raise ValueError(" ".join(map(_stranger, strangers)))
         return {**rest, "own": {**(rest.get("own") or {}), **own}} if own else rest
 
-    @field_validator("accuracy", "format", "visual_perception", "repetition", mode="before")
+    @field_validator(*BUILT_IN, mode="before")
     @classmethod
     def _number_is_weight(cls, given: Any) -> Any:
         return _weight(given)
@@ -142,6 +247,12 @@ class Rewards(Section):
         """Return the weight of every reward that the recipe names."""
         return {name: part.weight for name, part in self.parts().items()}
 
+    def reads_special_tokens(self) -> str | None:
+        """Return the first reward that earns nothing without the model's special tokens; None if there is none."""
+        if self.grounding_format is not None:
+            return "grounding_format"
+        return "counting.gate" if self.counting is not None and self.counting.gate else None
+
     def services(self, place: str) -> dict[str, str]:
         """Return the roles that rewards ask, by the place of their name; ``place`` is that of the rewards."""
         if self.visual_perception is None:
@@ -151,7 +262,7 @@ class Rewards(Section):
 
 def names() -> tuple[str, ...]:
     """Return the names of the built-in rewards."""
-    return tuple(name for name in Rewards.model_fields if name not in {"own", "faithful"})
+    return BUILT_IN
 
 
 def _weight(given: Any) -> Any:

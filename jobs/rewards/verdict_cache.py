@@ -17,11 +17,11 @@ from typing import Any
 from orchestrator.files import PRIVATE_FILE, private_folder
 
 
-def key(*, messages: list[dict[str, str]], model: str, options: dict[str, Any]) -> str:
+def key(*, messages: list[Any], model: str, options: dict[str, Any]) -> str:
     """Return the name of one question to one model, as a hash.
 
     Args:
-        messages: The prompt, which holds facts, response and template.
+        messages: The prompt, which holds facts, response and template, and the hashes of images.
         model: What answers, the same across restarts of its server and different for other weights.
         options: Everything else that can change the reply.
     """

@@ -85,3 +85,17 @@ def test_a_caller_cancelled_in_line_takes_no_place() -> None:
         return gate.running
 
     assert asyncio.run(main()) == 1
+
+
+def test_it_says_how_many_were_inside_at_once_since_it_was_asked() -> None:
+    async def counts() -> list[int]:
+        gate = Admission(most=8)
+
+        async def visit() -> None:
+            async with gate:
+                await asyncio.sleep(0)
+
+        await asyncio.gather(*(visit() for _ in range(5)))
+        return [gate.take_most(), gate.take_most()]
+
+    assert asyncio.run(counts()) == [5, 0]

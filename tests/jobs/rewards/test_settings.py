@@ -11,6 +11,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from jobs.grpo.settings import Settings as GrpoSettings
 from jobs.rewards.settings import Rewards
 
 CHECKOUT = Path(__file__).parents[3]
@@ -49,7 +50,8 @@ def test_null_takes_a_reward_out_of_an_extended_recipe() -> None:
         pytest.param(
             {"acuracy": 1, "beauty": 2},
             "There is no reward 'acuracy'. Did you mean 'accuracy'? Rewards are accuracy, format, visual_perception, "
-            "repetition; a function of your own is written 'package.module:function'. There is no reward 'beauty'.",
+            "repetition, thinking, grounding, grounding_format, counting, ocr, detection; a function of your own is "
+            "written 'package.module:function'. There is no reward 'beauty'.",
             id="unknown names",
         ),
         pytest.param({"accuracy": {}}, "Field required", id="no weight"),
@@ -85,3 +87,12 @@ def test_checking_settings_loads_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=CHECKOUT, capture_output=True, text=True, check=True)
 
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("rewards", [{"grounding_format": 1.0}, {"counting": {"weight": 1.0, "gate": True}}])
+def test_rewards_that_read_special_tokens_need_them_in_the_text(rewards: dict[str, object]) -> None:
+    given = {"model": "m", "data": {"path": "p"}, "rewards": rewards}
+
+    with pytest.raises(ValueError, match=r"keep_special_tokens: rewards\.\w+(\.gate)? looks for tokens"):
+        GrpoSettings.model_validate(given)
+    GrpoSettings.model_validate(given | {"engine": {"keep_special_tokens": True}})
