@@ -13,16 +13,19 @@ export OMP_NUM_THREADS ?= 1
 # Tests that import torch before the first of them runs: one process pays for that, the others need not.
 WITH_TORCH := tests/bench tests/jobs/grpo tests/jobs/sft tests/jobs/tiny tests/jobs/test_vlm.py tests/test_verify_resume_run.py
 
-.PHONY: help setup sandbox-packages demo test check fast fast-torch fast-rest lint format clean
+.PHONY: help setup sandbox-packages browser-packages demo test check fast fast-torch fast-rest lint format clean
 
 help:            ## Say what there is.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 20
 
-setup: $(STAMP) sandbox-packages  ## Make .venv with everything in it, and install Slurm for the sandbox.
+setup: $(STAMP) sandbox-packages browser-packages  ## Make .venv with everything in it; install Slurm for the sandbox, Chromium for tests.
 
 # Without them everything but the sandbox and its tests works, so set-up goes on and the script says what is missing.
 sandbox-packages: ## Install Slurm, munge and iproute2 if missing (apt, as root or with sudo); starts no daemon.
 	-@cluster/sandbox/install
+
+browser-packages: ## Install Chromium, in which the report's pages are tested, if missing.
+	-@tests/browser/install
 
 $(STAMP): setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,86 +1,147 @@
-"""Answers of one model at temperature 0, batch by batch, with transformers' ``generate``."""
+"""What engines are asked and what they answer, and how a problem becomes a question.
+
+An engine takes questions out of an ``Inbox`` whenever it has room and hands every answer over the moment it ends. It
+knows nothing of tasks, files or other engines; ``eval.engines.pool`` deals questions out to several. Nothing here
+imports torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections.abc import Callable, Sequence
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
-
-from eval.samples import Answer
-from jobs import vlm
+from eval.settings import Settings
 from jobs.data import Example, prompt
 
 WEIGHTS = ("*.safetensors", "*.bin")
+PROBLEM = "{problem}"
+
+Key = tuple[str, int]
+"""A problem's id and which of its answers, counted from 0."""
 
 
-class GreedyModel:
-    """A model that always takes its likeliest token.
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One answer that is wanted.
 
-    The folder's own generation settings are left alone: a repetition penalty in them would measure
-    another model than the one that was trained.
+    Attributes:
+        key: Whose answer, and which of several.
+        text: What the user says, ``<image>`` where an image goes.
+        images: Encoded image files.
+        system: What the system says before; empty leaves it to the model's own template.
+        run_seed: The settings' seed.
+        seed: Fixes every token of a sampled answer, whatever is sampled beside it.
     """
 
-    def __init__(self, model: str, *, device: str, dtype: str, max_new_tokens: int) -> None:
-        self.device = _device(device)
-        self.dtype = ("bfloat16" if self.device != "cpu" else "float32") if dtype == "auto" else dtype
-        self._processor = vlm.load_processor(model)
-        self._model = vlm.load_model(model, dtype=self.dtype, device=self.device, trainable=False)
-        self._end = vlm.end_id(self._processor)
-        self._pad = vlm.pad_id(self._processor)
-        self._model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call, unused-ignore]
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=self._end,
-            pad_token_id=self._pad,
-            suppress_tokens=vlm.banned_ids(self._processor) or None,
-        )
+    key: Key
+    text: str
+    images: tuple[bytes, ...] = ()
+    system: str = ""
+    run_seed: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a model wrote.
+
+    Attributes:
+        key: Of the question.
+        text: Without special tokens, unless the settings keep them.
+        tokens: How many were generated, the end token included.
+        finish: ``stop`` if the model ended it, ``length`` if it was cut at the longest length, ``refused`` if a
+            server would not answer.
+        seconds: From the engine's taking the question up to the answer's end.
+    """
+
+    key: Key
+    text: str
+    tokens: int
+    finish: str
+    seconds: float
+
+
+class Inbox:
+    """Questions on their way to one engine, between threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: deque[Question] = deque()
+        self._stopped = False
+
+    def put(self, questions: Iterable[Question]) -> None:
+        """Add questions behind those that wait."""
+        with self._changed:
+            self._waiting.extend(questions)
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Tell the engine to drop everything and return."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
 
     @property
-    def revision(self) -> str | None:
-        """The hub's commit of the weights; None for a folder."""
-        found = getattr(self._model.config, "_commit_hash", None)
-        return str(found) if found else None
+    def stopped(self) -> bool:
+        """Whether the engine should drop everything."""
+        return self._stopped
 
-    @torch.inference_mode()
-    def answers(
-        self, examples: Sequence[Example], format_prompt: str, *, stop: Callable[[], bool] = lambda: False
-    ) -> list[Answer] | None:
-        """Return one answer an example, in order; None if ``stop`` said so before they were complete."""
-        began = time.monotonic()
-        prompts = [vlm.encode(self._processor, prompt(e, format_prompt), e.images) for e in examples]
-        inputs = vlm.pad_left(prompts, self._pad, self.device)
-        watch = Stop(stop)
-        output = self._model.generate(**inputs, stopping_criteria=StoppingCriteriaList([watch]))
-        if watch.stopped:
-            return None
-        batch_s = time.monotonic() - began
-        return [self._answer(row, batch_s) for row in output[:, inputs["input_ids"].shape[1] :].tolist()]
+    def take(self, most: int, *, wait: bool) -> list[Question]:
+        """Return up to ``most`` questions; none if none waits, or it was stopped."""
+        with self._changed:
+            while wait and not (self._waiting or self._stopped):
+                self._changed.wait()
+            if self._stopped:
+                return []
+            return [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
 
-    def _answer(self, row: list[int], batch_s: float) -> Answer:
-        finished = self._end in row
-        tokens = row[: row.index(self._end) + 1] if finished else row
-        return Answer(
-            text=vlm.decode(self._processor, tokens), tokens=len(tokens), finished=finished, batch_s=round(batch_s, 3)
+
+class Engine(Protocol):
+    """A model in this process.
+
+    Attributes:
+        room: Questions it may hold at a time, those that wait in its inbox included.
+        about: What the summary says of it: device, dtype, the weights' revision.
+    """
+
+    room: int
+    about: Mapping[str, Any]
+
+    def answer(self, inbox: Inbox, emit: Callable[[Answer], None]) -> None:
+        """Answer what the inbox holds, each handed over as it ends, until the inbox is stopped.
+
+        Raises:
+            InputError: A question cannot be answered: its images do not fit its text, or it is too long.
+        """
+
+
+def questions(settings: Settings, examples: Iterable[Example]) -> list[Question]:
+    """Return every question of a task: the samples of each problem together, problems in the file's order."""
+    return [
+        Question(
+            key=(example.id, seed_index * settings.n + k),
+            text=text(settings, example),
+            images=example.images,
+            system=settings.system_prompt,
+            run_seed=seed,
+            seed=_seed(seed, k, example.id),
         )
+        for example in examples
+        for seed_index, seed in enumerate(settings.seeds)
+        for k in range(settings.n)
+    ]
 
 
-class Stop(StoppingCriteria):  # type: ignore[misc, unused-ignore]
-    """Ends a batch between two tokens, because a drain cannot wait for thousands of them."""
-
-    def __init__(self, wanted: Callable[[], bool]) -> None:
-        self.stopped = False
-        self._wanted = wanted
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
-        del scores
-        self.stopped = self.stopped or self._wanted()
-        return torch.full((input_ids.shape[0],), self.stopped, dtype=torch.bool, device=input_ids.device)
+def text(settings: Settings, example: Example) -> str:
+    """Return what the user says: the problem in the template, a space and the format prompt."""
+    # Replaced, not formatted: braces in a problem or a template are braces.
+    said = settings.prompt_template.replace(PROBLEM, example.problem)
+    return prompt(replace(example, problem=said), settings.format_prompt)
 
 
 def weights_sha256(model: str) -> str | None:
@@ -95,7 +156,15 @@ def weights_sha256(model: str) -> str | None:
     return listing.hexdigest()
 
 
-def _device(wanted: str) -> str:
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def problems_sha256(asked: Sequence[Question], answers: Sequence[str]) -> str:
+    """Return one hash of what is asked and what is right: the same for the same problems in the same order."""
+    listing = hashlib.sha256()
+    for question, answer in zip(asked, answers, strict=True):
+        pictures = " ".join(hashlib.sha256(image).hexdigest() for image in question.images)
+        listing.update(repr((question.key, question.system, question.text, pictures, answer)).encode())
+    return listing.hexdigest()
+
+
+def _seed(seed: int, k: int, example: str) -> int:
+    digest = hashlib.sha256(f"{seed} {k} {example}".encode()).digest()
+    return int.from_bytes(digest[:4]) >> 1

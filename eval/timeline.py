@@ -8,12 +8,17 @@ from typing import Literal
 
 from eval.record import Steps
 from orchestrator.ledger import Event
+from orchestrator.status import story
 
 Kind = Literal["plain", "good", "warning", "bad"]
+MarkKind = Literal["fault", "drain", "checkpoint"]
 _BAD = ("fail", "crash", "killed", "error")
 _WARNING = ("restart", "drain", "cancel", "warning")
 _GOOD = ("succeeded", "ready")
 DRAINED = 75
+_FAILED = ("FAILED", "CRASH_LOOP")
+_NO_FAULT = ("", "done", "cancelled", "drained", "time_limit", "superseded")
+"""How an attempt ends without anything having gone wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,25 @@ class Lane:
 
     role: str
     bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """A moment on the time line.
+
+    Attributes:
+        kind: ``fault``, ``drain`` or ``checkpoint``.
+        left: Where it lies, as a share of the whole time.
+        at: Unix time, seconds.
+        attempt: The attempt it happened in.
+        text: What happened.
+    """
+
+    kind: MarkKind
+    left: float
+    at: float
+    attempt: int
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,16 +136,48 @@ def training_time(steps: Steps) -> list[Span]:
     return [span for span in (*spans, *extra) if span.seconds > 0]
 
 
-def productive_share(steps: Steps, events: Iterable[Event]) -> float | None:
-    """Return the share of all attempts' wall time that went into steps which still count.
+def marks(events: Sequence[Event]) -> list[Mark]:
+    """Return what interrupted the run and what saved it, in the order of the ledger.
 
-    Source:
-        Google's goodput: the share of time spent in productive, preserved training progress.
-        Ours has the whole allocation below the line, making models and evaluation included.
+    A role that is told to stop, or drains, did not fail; that the run drains has a mark of its own.
     """
-    wall_s = sum(attempts_s(events))
-    productive_s = steps.total("timing_s/step")
-    return min(1.0, productive_s / wall_s) if wall_s > 0 and productive_s > 0 else None
+    if not events:
+        return []
+    begin, end = min(e.at for e in events), max(e.at for e in events)
+    length = max(end - begin, 1e-3)
+    found = []
+    for event in events:
+        name = _mark(event)
+        if name:
+            text = _told(event)
+            found.append(
+                Mark(kind=name, left=(event.at - begin) / length, at=event.at, attempt=event.generation, text=text)
+            )
+    return found
+
+
+def _mark(event: Event) -> MarkKind | None:
+    if event.event == "checkpoint_committed":
+        return "checkpoint"
+    if event.event == "drain_requested":
+        return "drain"
+    if event.event in ("attempt_lost", "gateway_restarted", "role_not_started"):
+        return "fault"
+    if event.event == "role_finished" and kind(event) == "bad":
+        return "fault"
+    if event.event == "run_finished":
+        ended_well = event.fields.get("kind", "") in _NO_FAULT and event.fields.get("state") not in _FAILED
+        return None if ended_well else "fault"
+    return None
+
+
+def _told(event: Event) -> str:
+    known = event.fields
+    if event.event == "checkpoint_committed":
+        return f"checkpoint of step {known.get('step')}"
+    if event.event == "role_finished":
+        return f"{_role(event)}: {known.get('cause', 'failed')}"
+    return story(event) or f"{event.event.replace('_', ' ')}: {known.get('cause', '')}".rstrip(": ")
 
 
 def seconds(value: float) -> str:

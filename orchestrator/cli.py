@@ -159,6 +159,15 @@ def status(*, run: str | None, as_json: bool) -> None:
 
 @app.command()
 @some_run
+def watch(*, run: str) -> None:
+    """Show a run as it goes, until it ends or you press q."""
+    from orchestrator import watch as watching
+
+    sys.exit(watching.watch(_found(run)))
+
+
+@app.command()
+@some_run
 @click.option("--role", metavar="NAME", help="Only this role: judge, judge-0, train, supervisor.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends.")
 @click.option("--attempt", type=int, metavar="N", help="Which attempt; the newest if left out.")
@@ -317,23 +326,42 @@ def doctor(*, cluster: str | None, probe: bool, as_json: bool) -> None:
 
 
 @app.command()
-@some_run
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, help="A run, or several to put side by side.")
+@click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to write the page.")
 @json_option
-def report(*, run: str, as_json: bool) -> None:
-    """Write report.html of a run, finished or not, and print its path."""
+def report(*, runs: tuple[str, ...], output: Path | None, as_json: bool) -> None:
+    """Write report.html of a run, finished or not, or one page of several, and print its path."""
     import subprocess
 
-    from orchestrator import inspection
+    from orchestrator import inspection, run_directory
 
-    directory = _found(run)
-    arguments = [sys.executable, "-m", "eval.report", "--run-dir", str(directory.path)]
+    directories = [_found(run) for run in runs]
+    if output is None and len(directories) > 1:
+        output = run_directory.runs_root() / f"{'-'.join(directory.name for directory in directories)}.html"
+    page = directories[0].report if output is None else output.absolute()
+    chosen = [word for directory in directories for word in ("--run-dir", str(directory.path))]
+    arguments = [sys.executable, "-m", "eval.report", *chosen, "--output", str(page)]
     code = subprocess.run(arguments, cwd=inspection.checkout(), stdout=sys.stderr, check=False).returncode
     if code != 0:
         sys.exit(code)
     if as_json:
-        _print_json({"schema": 1, "report": str(directory.report)})
+        _print_json({"schema": 1, "report": str(page)})
     else:
-        print(directory.report)
+        print(page)
+
+
+@app.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", metavar="RUN[:LABEL] RUN[:LABEL]...", nargs=-1, type=click.UNPROCESSED)
+def compare(*, arguments: tuple[str, ...]) -> None:
+    """Say what changed between runs, and whether it is chance; --help lists the options."""
+    import subprocess
+
+    from orchestrator import inspection
+
+    # -P: names and folders of runs are read where the user is, modules in the checkout and nowhere else.
+    paths = [str(inspection.checkout()), *filter(None, [os.environ.get("PYTHONPATH")])]
+    command = [sys.executable, "-P", "-m", "eval.compare", *arguments]
+    sys.exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)}, check=False).returncode)
 
 
 @app.command()

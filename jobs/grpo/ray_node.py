@@ -13,13 +13,13 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Protocol
 
 from jobs.entry import DRAINED, Context, Drain
 from jobs.grpo import meeting
 from jobs.grpo.cluster import Cluster, progress_name, resource
 from jobs.grpo.meeting import Head
 from jobs.grpo.ray_session import environment, object_store_bytes, own_address
-from jobs.grpo.settings import Settings
 from jobs.local_folder import LocalFolder
 from orchestrator import processes
 from orchestrator.errors import RunFailed
@@ -32,6 +32,14 @@ UNANSWERED = 3
 """The head is taken for gone when so many connections in a row have failed: after 2 s to 9 s."""
 END_S = 3.0
 """Time for Ray to end by itself before it is killed."""
+
+
+class Settings(Protocol):
+    """What is asked of a role's settings here."""
+
+    @property
+    def ray_start_timeout_s(self) -> float:
+        """Longest wait until Ray runs on all nodes of the role."""
 
 
 def serve(context: Context, settings: Settings, cluster: Cluster, drain: Drain) -> int:

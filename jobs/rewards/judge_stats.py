@@ -76,6 +76,7 @@ class Stats:
             metrics |= {
                 "judge/latency_p50": quantile(latencies_s, 0.5),
                 "judge/latency_p95": quantile(latencies_s, 0.95),
+                "judge/latency_p99": quantile(latencies_s, 0.99),
                 "judge/latency_max": max(latencies_s),
             }
         return metrics

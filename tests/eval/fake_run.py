@@ -17,21 +17,27 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
+from eval.target import Space, Target
 from orchestrator.files import write_json
 from orchestrator.run_directory import RunDirectory
 
 START = 1_790_000_000.0
 SHAPES = ("circle", "square", "triangle")
 COLOURS = {"red": "#c8443f", "blue": "#3d6fb4", "green": "#4d8f57", "orange": "#d98a35"}
+WEIGHTS = {"accuracy": 0.9, "format": 0.1, "visual_perception": 0.7, "repetition": 1.0}
 FORMAT = "Put the reasoning between <think> and </think> and the answer between <answer> and </answer>."
 
 
-def make(folder: Path, *, steps: int = 60, prompts: int = 8, samples: int = 8, problems: int = 120) -> RunDirectory:
-    """Write a whole run into ``folder`` and return it."""
+def make(
+    folder: Path, *, steps: int = 60, prompts: int = 8, samples: int = 8, problems: int = 120, boxes: bool = False
+) -> RunDirectory:
+    """Write a whole run into ``folder`` and return it; with ``boxes`` every third problem asks for one."""
     run = RunDirectory(folder.absolute())
     run.create()
     rng = random.Random(7)
     scenes = [_scene(run, rng, k) for k in range(max(problems, 40))]
+    if boxes:
+        scenes = [_grounded(scene) if k % 3 == 1 else scene for k, scene in enumerate(scenes)]
     _plan(run)
     _ledger(run, steps)
     _training(run, rng, scenes, steps, prompts, samples)
@@ -82,8 +88,29 @@ def _scene(run: RunDirectory, rng: random.Random, number: int) -> dict[str, Any]
         "images": [name],
         "answer": str(count),
         "visual_key_info": f"<info1>there are {count} shapes</info1>\n<info2>every shape is a {colour} {shape}</info2>",
+        "kind": "math",
+        "target": None,
         "text": (colour, shape, count),
     }
+
+
+def _grounded(scene: dict[str, Any]) -> dict[str, Any]:
+    """Return the scene as a problem whose answer is the box of its first shape."""
+    colour, shape, _ = scene["text"]
+    target = Target(space=Space(system="pixel", width_px=112, height_px=112), boxes=((8.0, 14.0, 34.0, 40.0),))
+    prompt = f"<image>Where is the first {colour} {shape}? {FORMAT}"
+    return scene | {"prompt": prompt, "answer": "[8, 14, 34, 40]", "kind": "grounding", "target": target.to_json()}
+
+
+def _box_rollout(rng: random.Random, scene: dict[str, Any], skill: float, step: int, k: int) -> dict[str, Any]:
+    off = round(rng.gauss(0, 2 + 16 * (1 - skill)))
+    row = _rollout(rng, scene, skill, step, k)
+    said = (
+        f"<think>\nIt is on the left.\n</think>\n<answer>\n[{8 + off}, {14 + off}, {34 + off}, {40 + off}]\n</answer>"
+    )
+    overlap = max(0.0, 26 - abs(off)) ** 2
+    rewards = {"format": 1.0, "iou": overlap / (2 * 26 * 26 - overlap)}
+    return row | {"response": said, "rewards": rewards, "total": sum(rewards.values()), "judge": None}
 
 
 def _draw(draw: ImageDraw.ImageDraw, shape: str, x: int, y: int, colour: str) -> None:
@@ -100,7 +127,14 @@ def _plan(run: RunDirectory) -> None:
     roles = [
         role | {"name": "tiny", "job": "tiny", "settings": {"seed": 1}},
         role | {"name": "judge", "job": "judge", "kind": "service", "after": ["tiny"]},
-        role | {"name": "train", "job": "grpo", "needs": ["judge"], "after": ["tiny"]},
+        role
+        | {
+            "name": "train",
+            "job": "grpo",
+            "needs": ["judge"],
+            "after": ["tiny"],
+            "settings": {"rewards": WEIGHTS, "steps": 60, "checkpoint": {"every_steps": 10}},
+        },
         role
         | {
             "name": "eval",
@@ -137,13 +171,18 @@ def _ledger(run: RunDirectory, steps: int) -> None:
         (190, "role_finished", {"role": "train", "replica": 0, "exit_code": -9, "cause": "killed by SIGKILL"}),
         (190, "role_restarting", {"role": "train", "replica": 0, "in_s": 5.0, "restart": 1, "of": 3}),
         (195, "role_started", {"role": "train", "replica": 0, "pid": 105}),
+        (197, "resumed", {"step": 10, "path": "step_00000010"}),
         (end, "role_finished", {"role": "train", "replica": 0, "exit_code": 0, "cause": "done"}),
         (end + 0.3, "role_started", {"role": "eval", "replica": 0, "pid": 106}),
         (end + 44, "role_finished", {"role": "eval", "replica": 0, "exit_code": 0, "cause": "done"}),
         (end + 45, "role_finished", {"role": "judge", "replica": 0, "exit_code": -15, "cause": "stopped (SIGTERM)"}),
         (end + 46, "run_finished", {"state": "SUCCEEDED", "cause": "", "diagnosis": ""}),
     ]
-    lines = [{"at": START + at, "generation": 1, "event": event, **fields} for at, event, fields in events]
+    saved = [(130 + 3.2 * s, "checkpoint_committed", {"step": s, "seconds": 0.3}) for s in range(10, steps + 1, 10)]
+    lines = [
+        {"at": START + at, "generation": 1, "event": event, **fields}
+        for at, event, fields in sorted([*events, *saved], key=lambda known: known[0])
+    ]
     write_lines(run.ledger, lines)
 
 
@@ -153,7 +192,8 @@ def _training(
     metrics, rollouts = [], []
     for step in [*range(1, 13), *range(11, steps + 1)]:  # killed after step 12, resumed from the checkpoint of step 10
         skill = 1 / (1 + math.exp(-6 * (step / steps - 0.45)))
-        rows = [_rollout(rng, scene, skill, step, k) for scene in rng.sample(scenes, prompts) for k in range(samples)]
+        dealt = [(scene, k) for scene in rng.sample(scenes, prompts) for k in range(samples)]
+        rows = [(_box_rollout if scene["target"] else _rollout)(rng, scene, skill, step, k) for scene, k in dealt]
         rollouts += rows
         metrics.append(_metrics(rng, rows, skill, step, steps))
     write_lines(run.metrics, metrics)
@@ -173,8 +213,7 @@ def _rollout(rng: random.Random, scene: dict[str, Any], skill: float, step: int,
         "visual_perception": None if missing else (right + seen) / 2,
         "repetition": -0.1 if rng.random() < 0.05 else 0.0,
     }
-    weights = {"accuracy": 0.9, "format": 0.1, "visual_perception": 0.7, "repetition": 1.0}
-    total = None if missing else round(sum(weights[p] * (v or 0.0) for p, v in rewards.items()), 4)
+    total = None if missing else round(sum(WEIGHTS[p] * (v or 0.0) for p, v in rewards.items()), 4)
     verdict = f"<info1>{'yes' if right else 'no'}</info1>\n<info2>{'yes' if seen else 'no'}</info2>"
     return {
         "step": step,
@@ -184,6 +223,8 @@ def _rollout(rng: random.Random, scene: dict[str, Any], skill: float, step: int,
         "images": scene["images"],
         "answer": scene["answer"],
         "visual_key_info": scene["visual_key_info"],
+        "kind": scene["kind"],
+        "target": scene["target"],
         "response": f"<think>\n{thought}\n</think>\n{answer}",
         "tokens": rng.randint(24, 64),
         "finish": "stop",
@@ -203,8 +244,9 @@ def _rollout(rng: random.Random, scene: dict[str, Any], skill: float, step: int,
 def _metrics(rng: random.Random, rows: list[dict[str, Any]], skill: float, step: int, steps: int) -> dict[str, Any]:
     totals = [row["total"] for row in rows if row["total"] is not None]
     means = {
-        f"reward/{part}": math.fsum(v := [r["rewards"][part] for r in rows if r["rewards"][part] is not None]) / len(v)
-        for part in ("accuracy", "format", "visual_perception", "repetition")
+        f"reward/{part}": math.fsum(v) / len(v)
+        for part in ("accuracy", "format", "visual_perception", "repetition", "iou")
+        if (v := [r["rewards"][part] for r in rows if r["rewards"].get(part) is not None])
     }
     gen, update = rng.uniform(1.3, 1.7), rng.uniform(0.7, 0.9)
     wait, save = rng.expovariate(8), 0.3 if step % 10 == 0 else 0.0

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from eval import report
+from eval.report import __main__ as command
+from eval.report.document import marked
+from eval.report.rollouts import common_end
 from orchestrator.files import write_json
 from orchestrator.run_directory import RunDirectory
 from tests.eval import fake_run
@@ -35,7 +38,7 @@ class Page(HTMLParser):
         self._inside = "" if tag == self._inside else self._inside
 
     def handle_data(self, data: str) -> None:
-        if self._inside not in ("style", "script"):
+        if self._inside not in ("style", "script", "noscript"):
             self.words.append(data)
 
     @property
@@ -115,28 +118,51 @@ def test_an_answer_that_could_not_be_checked_is_neither_right_nor_wrong(empty: R
 
 
 def test_the_page_shows_every_part_of_a_complete_run(page: Page) -> None:
-    for heading in ("Before and after", "Rewards", "Optimisation", "Judge", "Speed", "Rollouts", "How the run went"):
+    for heading in ("Before and after", "Rewards", "Optimisation", "Judge", "Speed", "Rollouts", "Where the time went"):
         assert heading in page.text
     assert "geo3k-tiny succeeded" in page.text
     assert "balanced accuracy 0.985" in page.text
-    assert page.count("svg", "chart") >= 16
+    assert "What the reward is made of" in page.text
+    assert page.count("svg", "chart") >= 14
     assert page.count("aside", "missing") == 0
-    assert 20 <= page.count("article", "rollout") <= 48
+
+
+def test_curves_that_never_change_are_a_line_of_text(page: Page) -> None:
+    assert "The same in every step: clipped tokens 0." in page.text
+
+
+def test_every_second_of_the_run_has_a_cause(page: Page) -> None:
+    # The ledger of 30 steps, all of them saved, runs from 0 to 328 s; a step takes less than 3 s.
+    found = re.search(r"Goodput (\d+\.\d) % of 5 min 28 s allocated", page.text)
+    assert found
+    assert 15 < float(found.group(1)) < 30
+    assert "30 steps are committed." in page.text
+    assert "1 role restart." in page.text
+    for cause in ("productive", "checkpoint", "start up", "other roles"):
+        assert cause in page.text
+
+
+def test_a_fault_is_a_mark_on_the_time_line_and_a_line_in_a_list(page: Page) -> None:
+    assert page.count("svg", "mark-fault") >= 2
+    assert page.count("svg", "mark-checkpoint") == 3 + 1  # and the legend's
+    assert "train: killed by SIGKILL" in page.text
 
 
 def test_the_page_needs_nothing_from_outside(run: RunDirectory) -> None:
     html = report.build(run)
 
     sources = {a.get("src") or a.get("href") for _, a in Page(html).tags if a.get("src") or a.get("href")}
-    assert sources
-    assert all(source.startswith("data:image/png;base64,") for source in sources if source)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in sources if source)
+    assert any(source.startswith("data:image/png;base64,") for source in sources if source)
     assert "http" not in re.sub(r"http://(www\.w3\.org/2000/svg|127\.0\.0\.1)", "", html).replace("http-equiv", "")
 
 
 def test_what_a_model_wrote_cannot_become_part_of_the_page(empty: RunDirectory) -> None:
     rollout = {"step": 1, "id": ATTACK, "sample": 0, "prompt": ATTACK, "answer": ATTACK, "response": f"<think>{ATTACK}"}
     more = {"rewards": {ATTACK: 1.0}, "total": 1.0, "judge": {"reply": ATTACK, "missing": ATTACK}, "images": [ATTACK]}
-    write_lines(empty.rollouts, [rollout | more | {"visual_key_info": ATTACK}])
+    write_lines(empty.rollouts, [rollout | more | {"visual_key_info": ATTACK, "kind": ATTACK}])
+    write_lines(empty.metrics, [{"step": 1, f"reward/{ATTACK}": 0.5}, {"step": 2, f"reward/{ATTACK}": 0.7}])
+    write_lines(empty.ledger, [{"at": 1.0, "generation": 1, "event": ATTACK, "role": ATTACK, "cause": ATTACK}])
     for label, correct in (("before", False), ("after", True)):
         write_lines(empty.eval / label / "t/samples.jsonl", [sample("a", correct=correct, response=ATTACK)])
 
@@ -144,29 +170,21 @@ def test_what_a_model_wrote_cannot_become_part_of_the_page(empty: RunDirectory) 
 
     parsed = Page(html)
     assert ATTACK in parsed.text
-    assert parsed.count("script") == 1
+    scripts = [attributes for tag, attributes in parsed.tags if tag == "script"]
+    assert sum("type" not in attributes for attributes in scripts) == 3
     assert not any("onerror" in attributes for _, attributes in parsed.tags)
     assert "</script><img" not in html
 
 
-def test_only_the_pages_own_script_may_run(run: RunDirectory) -> None:
+def test_only_the_pages_own_scripts_and_style_may_run(run: RunDirectory) -> None:
     html = report.build(run)
 
     policy = next(a["content"] for _, a in Page(html).tags if a.get("http-equiv") == "Content-Security-Policy")
     assert policy is not None
-    assert policy.startswith("default-src 'none'; img-src data:;")
-    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/]{43}=';", policy)
-
-
-def test_an_image_outside_the_runs_images_is_not_embedded(empty: RunDirectory, tmp_path: Path) -> None:
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(b"\x89PNG secret")
-    (empty.path / "images").mkdir()
-    (empty.path / "images/0123456789abcdef.png").symlink_to(secret)
-
-    assert report.image_uri(empty, "images/../../secret.png") == ""
-    assert report.image_uri(empty, str(secret)) == ""
-    assert report.image_uri(empty, "images/0123456789abcdef.png") == ""
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    assert len(re.findall(r"'sha256-[A-Za-z0-9+/]{43}='", policy)) == 4
+    assert not re.search(r"<[a-z][^>]* style=", html)
 
 
 def test_a_run_that_has_not_begun_says_what_is_missing(empty: RunDirectory) -> None:
@@ -220,7 +238,7 @@ def test_before_comes_first_although_plans_sort_their_keys(empty: RunDirectory) 
 
 
 def test_the_command_writes_the_page_and_says_where(run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["--run-dir", str(run.path)]) == 0
+    assert command.main(["--run-dir", str(run.path)]) == 0
 
     assert capsys.readouterr().out.startswith(str(run.report))
     assert run.report.stat().st_mode & 0o777 == 0o600
@@ -229,9 +247,17 @@ def test_the_command_writes_the_page_and_says_where(run: RunDirectory, capsys: p
 def test_a_folder_that_is_not_there_is_an_error_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert report.main(["--run-dir", str(tmp_path / "none")]) == 4
+    assert command.main(["--run-dir", str(tmp_path / "none")]) == 4
 
     assert "none is not a folder." in capsys.readouterr().err
+
+
+def test_several_runs_without_a_file_for_the_page_are_an_error(
+    run: RunDirectory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["--run-dir", str(run.path), "--run-dir", str(run.path)]) == 2
+
+    assert "--output: a comparison of 2 runs belongs to none of them. Name a file" in capsys.readouterr().err
 
 
 def test_a_demo_sized_run_takes_less_than_three_seconds(tmp_path: Path) -> None:
@@ -253,7 +279,7 @@ def test_a_demo_sized_run_takes_less_than_three_seconds(tmp_path: Path) -> None:
     ],
 )
 def test_the_instruction_is_what_all_prompts_end_with(prompts: list[str], expected: str) -> None:
-    assert report.common_end(prompts) == expected
+    assert common_end(prompts) == expected
 
 
 @pytest.mark.parametrize(
@@ -271,4 +297,4 @@ def test_the_instruction_is_what_all_prompts_end_with(prompts: list[str], expect
     ],
 )
 def test_known_tags_are_coloured_and_always_balanced(text: str, expected: str) -> None:
-    assert report.marked(text) == expected
+    assert marked(text) == expected

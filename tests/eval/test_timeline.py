@@ -64,5 +64,35 @@ def test_waiting_between_attempts_is_not_wall_time() -> None:
     steps = Steps(rows=({"step": 1, "timing_s/step": 50.0},), redone=({"step": 1, "timing_s/step": 8.0},))
 
     assert timeline.attempts_s(events) == [60, 40]
-    assert timeline.productive_share(steps, events) == 0.5
     assert timeline.training_time(steps)[-1] == timeline.Span(name="steps done again", seconds=8.0)
+
+
+def test_what_went_wrong_and_what_was_saved_are_marks_on_the_time_line() -> None:
+    events = [
+        event(0, "attempt_started", attempt=1, host="n1"),
+        event(40, "checkpoint_committed", step=10),
+        event(50, "drain_requested", by="SIGTERM on n4"),
+        event(60, "role_finished", role="train", replica=0, exit_code=75, cause="drained"),
+        event(60, "role_finished", role="judge", replica=0, exit_code=-15, cause="stopped (SIGTERM)"),
+        event(80, "run_finished", state="DRAINED", kind="preempted", cause="Slurm preempts the job."),
+        event(90, "role_finished", 2, role="train", replica=0, exit_code=-9, cause="killed by SIGKILL"),
+        event(100, "run_finished", 2, state="SUCCEEDED", kind="done"),
+    ]
+
+    found = [(mark.kind, mark.left, mark.text) for mark in timeline.marks(events)]
+
+    assert found == [
+        ("checkpoint", 0.4, "checkpoint of step 10"),
+        ("drain", 0.5, "draining, asked by SIGTERM on n4"),
+        ("fault", 0.8, "attempt 1 drained (preempted): Slurm preempts the job."),
+        ("fault", 0.9, "train: killed by SIGKILL"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["done", "cancelled", "drained", "time_limit", "superseded"])
+def test_an_attempt_that_ended_as_planned_is_no_fault(kind: str) -> None:
+    assert timeline.marks([event(1, "run_finished", state="DRAINED", kind=kind)]) == []
+
+
+def test_no_events_have_no_marks() -> None:
+    assert timeline.marks([]) == []
