@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import ValidationError
 
+from jobs import given as given_words
 from jobs.data.settings import Data
-from orchestrator import overrides, section, strict_yaml
-from orchestrator.errors import InputError, OrchestratorError, Problem, all_at_once
+from orchestrator.errors import InputError, OrchestratorError
 
 if TYPE_CHECKING:
     from jobs.data import Example
@@ -153,26 +152,7 @@ def section_of(source: str, path: str, given: Sequence[str]) -> Data:
     Raises:
         InputError: A value cannot be used; all problems are listed.
     """
-    tree: dict[str, Any] = {"source": source, "path": path}
-    for text in given:
-        keys, node = overrides.parse(text)
-        _put(tree, keys, strict_yaml.plain(node), text)
-    try:
-        return Data.model_validate(tree)
-    except ValidationError as error:
-        found = section.faults(error, Data, tree)
-        problems = [
-            Problem(place=".".join(map(str, each.path)), fact=each.fact, way_out=each.way_out) for each in found
-        ]
-        raise all_at_once("--with", problems) from None
-
-
-def _put(tree: dict[str, Any], keys: Sequence[str], value: Any, text: str) -> None:
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise InputError(f"--with: {text!r} goes below {key!r}, which is a value already.")
-    tree[keys[-1]] = value
+    return given_words.valid(Data, given_words.put({"source": source, "path": path}, given))
 
 
 def _examples(source: str, path: str, given: Sequence[str]) -> list[Example]:

@@ -413,7 +413,13 @@ def test_metrics_count_since_they_were_last_taken(run: RunDirectory) -> None:
     assert first["judge/cache_hit"] == pytest.approx(1 / 3)
     assert first["judge/skipped_frac"] == 0.25
     assert (first["judge/tokens_in"], first["judge/tokens_out"]) == (200.0, 14.0)
-    assert 0.0 < first["judge/latency_p50"] <= first["judge/latency_p95"] <= first["judge/latency_p99"] <= first["judge/latency_max"]
+    assert (
+        0.0
+        < first["judge/latency_p50"]
+        <= first["judge/latency_p95"]
+        <= first["judge/latency_p99"]
+        <= first["judge/latency_max"]
+    )
     assert second["judge/requests"] == 0.0
     assert "judge/latency_p50" not in second
 
