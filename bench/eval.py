@@ -1,4 +1,4 @@
-"""What evaluation costs: ``python -m bench.eval coco``.
+"""What evaluation costs: ``python -m bench.eval coco``, ``endpoint``, ``report``.
 
 ``coco`` takes COCO's twelve numbers of generated detections with ours and with pycocotools, in turns in
 one process: ours, theirs, ours. Both begin with the same lists in memory and end with the numbers.
@@ -18,9 +18,12 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
+from bench import eval_endpoint, report
 from bench.coco_cases import Cases, generated
 from eval import coco_map
 
+OTHERS = {"endpoint": eval_endpoint, "report": report}
+"""Parts in files of their own, which take the rest of the words."""
 TOLERANCE = 1e-9
 FASTER = 8.0
 """How many times faster than pycocotools ours must be."""
@@ -142,7 +145,13 @@ def main(arguments: list[str] | None = None) -> int:
     part.add_argument("--scores", choices=("many", "few", "one"), default="many", help="different scores of boxes")
     part.add_argument("--seed", type=int, default=0)
     part.set_defaults(run=_coco)
-    given = parser.parse_args(arguments)
+    for name, others in OTHERS.items():
+        parts.add_parser(name, help=f"python -m {others.__name__}", add_help=False)
+    given, rest = parser.parse_known_args(arguments)
+    if given.part in OTHERS:
+        return OTHERS[given.part].main(rest)
+    if rest:
+        parser.error(f"unrecognised: {' '.join(rest)}")
     code: int = given.run(given)
     return code
 

@@ -1,6 +1,7 @@
 """Makes tiny models and data, or finds them made: ``python -m jobs.tiny --settings tiny.yaml --out out/``.
 
-Publishes ``policy``, ``judge`` and ``base`` (folders), ``train_data`` and ``test_data`` (parquet).
+Publishes ``policy``, ``judge`` and ``base`` (folders), ``train_data`` and ``test_data`` (parquet); for tasks other
+than geo3k no judge, but ``sft_data``, the training problems with right responses.
 They lie in the cache, ``$ORCH_CACHE`` or ``~/.cache/orchestrator``, and outlive the run.
 """
 
@@ -20,7 +21,9 @@ OUTPUTS = {
     "base": "base",
     "train_data": "train.parquet",
     "test_data": "test.parquet",
+    "sft_data": "right.parquet",
 }
+"""What there may be in the folder of a build."""
 
 
 def main() -> int:
@@ -36,7 +39,8 @@ def main() -> int:
             return entry.DRAINED
     except OrchestratorError as error:
         return entry.exit_with(error)
-    rendezvous.publish_outputs(context.run, context.role, {key: str(folder / name) for key, name in OUTPUTS.items()})
+    made = {key: str(folder / name) for key, name in OUTPUTS.items() if (folder / name).exists()}
+    rendezvous.publish_outputs(context.run, context.role, made)
     context.progress.update("done", message=f"in {folder}")
     return 0
 

@@ -1,8 +1,8 @@
 """Makes everything in one folder: scenes, untrained models, their warm start, the judge's measurement.
 
-train.parquet test.parquet    scenes in Perception-R1's schema
+train.parquet test.parquet    scenes: of geo3k in Perception-R1's schema, of other tasks as ``perception`` says
 base/                         the policy before its warm start
-policy/ judge/                the models; judge/judge.json says how good the judge is
+policy/ judge/                the models; judge/judge.json says how good the judge is. Only geo3k has one
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from pathlib import Path
 from jobs.data import synthetic
 from jobs.entry import Drain
 from jobs.rewards import judge_prompt
-from jobs.tiny import judge_cases, judge_quality, shapes, tokenizer, training
-from jobs.tiny.settings import Settings, WarmStart
+from jobs.tiny import judge_cases, judge_quality, perception, shapes, tokenizer, training
+from jobs.tiny.settings import Settings
 from orchestrator.errors import InputError
 from orchestrator.files import write_json
 from orchestrator.progress import Progress
-
-CHAT_WORDS = "system user assistant\nYou are a helpful assistant.\n"
 
 
 def build(settings: Settings, folder: Path, progress: Progress, drain: Drain) -> bool:
@@ -32,17 +30,22 @@ def build(settings: Settings, folder: Path, progress: Progress, drain: Drain) ->
         InputError: The judge is worse than ``judge_accuracy_min``. The same settings would make the
             same judge again, so it is the settings that are wrong.
     """
-    warm = _draw(settings, folder, progress)
     work = folder / "work"
     work.mkdir()
-    jobs = [_policy(settings, folder, work, warm, progress), _judge(settings, work, progress)]
+    if settings.task == "geo3k":
+        warm = _draw(settings, folder, progress)
+        jobs = [_policy(settings, folder, work, warm, progress), _judge(settings, work, progress)]
+    else:
+        perception.draw(settings, folder, progress)
+        jobs = [perception.policy(settings, folder, work, progress)]
     if not training.run(jobs, progress, drain, settings.timeout_s):
         return False
     for job in jobs:
         (job.out / "model").rename(folder / job.name)
         (job.out / "sft.jsonl").rename(folder / f"{job.name}.sft.jsonl")
     shutil.rmtree(work)
-    _measure(settings, folder / "judge", progress)
+    if settings.task == "geo3k":
+        _measure(settings, folder / "judge", progress)
     return True
 
 
@@ -78,12 +81,12 @@ def _policy(
     base = folder / "base"
     shapes.save_policy(
         base,
-        tokenizer.build([CHAT_WORDS, *questions, *responses]),
+        tokenizer.build([training.CHAT_WORDS, *questions, *responses]),
         hidden=settings.policy.hidden,
         layers=settings.policy.layers,
         seed=settings.seed,
     )
-    return _training("policy", settings.policy, base, path, settings, work, settings.format_prompt)
+    return training.warm_start("policy", settings.policy, base, path, settings, work, settings.format_prompt)
 
 
 def _judge(settings: Settings, work: Path, progress: Progress) -> training.Training:
@@ -94,7 +97,7 @@ def _judge(settings: Settings, work: Path, progress: Progress) -> training.Train
     rows = ({"messages": messages, "response": case.reply} for messages, case in zip(asked, cases, strict=True))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     base = work / "judge-base"
-    words = [CHAT_WORDS, *[message["content"] for message in asked[0]], *judge_cases.words(cases)]
+    words = [training.CHAT_WORDS, *[message["content"] for message in asked[0]], *judge_cases.words(cases)]
     shapes.save_judge(
         base,
         tokenizer.build(words),
@@ -102,27 +105,7 @@ def _judge(settings: Settings, work: Path, progress: Progress) -> training.Train
         layers=settings.judge.layers,
         seed=settings.seed,
     )
-    return _training("judge", settings.judge, base, path, settings, work, "")
-
-
-def _training(
-    name: str, start: WarmStart, model: Path, path: Path, settings: Settings, work: Path, format_prompt: str
-) -> training.Training:
-    given = {
-        "model": str(model),
-        "path": str(path),
-        "format_prompt": format_prompt,
-        "steps": start.steps,
-        "batch": start.batch,
-        "micro_batch": start.batch,
-        "learning_rate": start.learning_rate,
-        "warmup_steps": start.warmup_steps,
-        "weight_decay": 0.01,
-        "beta2": 0.95,
-        "prompt_weight": start.prompt_weight,
-        "seed": settings.seed,
-    }
-    return training.Training(name=name, settings=given, out=work / name)
+    return training.warm_start("judge", settings.judge, base, path, settings, work, "")
 
 
 def _measure(settings: Settings, judge: Path, progress: Progress) -> None:

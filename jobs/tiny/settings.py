@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from orchestrator.section import Section
@@ -29,8 +31,10 @@ class WarmStart(Section):
 
 
 class Settings(Section):
-    """Makes what the laptop recipe needs: scenes, a warm-started policy and a trained judge."""
+    """Makes what a laptop recipe needs: scenes of a task, a warm-started policy and, for geo3k, a trained judge."""
 
+    task: Literal["geo3k", "grounding", "counting", "ocr", "detection"] = "geo3k"
+    """What the scenes are of. Settings about kinds of shapes and about the judge belong to geo3k alone."""
     seed: int = 1
     """Fixes scenes, weights and the order of examples."""
     train: int = Field(960, ge=1)
@@ -46,7 +50,8 @@ class Settings(Section):
     format_prompt: str = "Think, then answer."
     """What follows every question, in the warm start as in training and evaluation."""
     careless: float = Field(0.65, ge=0, le=1)
-    """How often the annotator of the warm start misses one shape of many. What GRPO has to put right."""
+    """How often the annotator of the warm start is wrong where the task lets them be: in geo3k they miss one shape of
+    many, for other tasks see ``jobs/data/scenes``. What GRPO has to put right."""
     careless_above: int = Field(3, ge=1)
     """How many shapes are many: greater counts are miscounted, smaller ones never."""
     policy: WarmStart = WarmStart()

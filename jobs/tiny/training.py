@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from jobs.entry import Drain
+from jobs.tiny.settings import Settings, WarmStart
 from orchestrator import progress
 from orchestrator.errors import RunFailed
 from orchestrator.files import write_text
@@ -21,6 +22,8 @@ from orchestrator.files import write_text
 POLL_S = 0.5
 STOP_S = 20.0
 LOG_TAIL = 20
+CHAT_WORDS = "system user assistant\nYou are a helpful assistant.\n"
+"""What every prompt holds, for the tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,37 @@ class Training:
     @property
     def log(self) -> Path:
         return self.out / "sft.log"
+
+
+def warm_start(
+    name: str, start: WarmStart, model: Path, path: Path, settings: Settings, work: Path, format_prompt: str
+) -> Training:
+    """Return the fine-tuning of one tiny model.
+
+    Args:
+        name: Of the model.
+        start: How it is trained.
+        model: The untrained model's folder.
+        path: The examples.
+        settings: Of the whole build.
+        work: The folder that gets a folder for it.
+        format_prompt: What follows every problem.
+    """
+    given = {
+        "model": str(model),
+        "path": str(path),
+        "format_prompt": format_prompt,
+        "steps": start.steps,
+        "batch": start.batch,
+        "micro_batch": start.batch,
+        "learning_rate": start.learning_rate,
+        "warmup_steps": start.warmup_steps,
+        "weight_decay": 0.01,
+        "beta2": 0.95,
+        "prompt_weight": start.prompt_weight,
+        "seed": settings.seed,
+    }
+    return Training(name=name, settings=given, out=work / name)
 
 
 def run(trainings: Sequence[Training], bar: progress.Progress, drain: Drain, timeout_s: float) -> bool:

@@ -8,58 +8,62 @@ from __future__ import annotations
 import json
 import random
 
-from eval.target import Space, Target
+from eval.target import Target
 from jobs.data import IMAGE, Example
 from jobs.data.scenes import canvas
-from jobs.data.scenes.canvas import CELL_PX, CELLS, SIDE_PX, Thing
-from jobs.data.scenes.grounding import SIZES
+from jobs.data.scenes.canvas import Corners, Thing
 from jobs.data.scenes.scene import Scene, identity, lapses
 
 NAMES = {
     "apple": ("circle", "red"),
-    "orange": ("circle", "yellow"),
+    "orange": ("circle", "green"),
     "kite": ("diamond", "blue"),
-    "book": ("square", "green"),
+    "book": ("square", "red"),
 }
 """Shape and colour of what COCO has a name for."""
 MISTAKEN = {"orange": "apple"}
-THINGS_MAX = 4
-WORDS = (*(str(CELL_PX * step) for step in range(CELLS + 1)), '{"bbox_2d": [', ", ", '], "label": "', '"}')
-Box = tuple[int, int, int, int]
+THINGS_MAX = 3
+LARGE = 0.5
+WORDS = (*canvas.numbers("pixel"), '{"bbox_2d": [', ", ", '], "label": "', '"}, ', '"}]')
 
 
 def scene(seed: str, careless: float) -> Scene:
     """Return the scene of a seed; ``careless`` is the share of pictures in which the annotator lapses."""
     generator = random.Random(seed)
-    names = [generator.choice(list(NAMES)) for _ in range(generator.randint(1, THINGS_MAX))]
-    cells = canvas.places(generator, [generator.choice(SIZES) for _ in names])
-    found = sorted(zip(names, cells, strict=True), key=lambda pair: (pair[1].row, pair[1].column))
-    things = [Thing(shape=NAMES[name][0], colour=NAMES[name][1], cells=at) for name, at in found]
-    boxes = [(name, at.box(CELL_PX)) for name, at in found]
+    count = generator.randint(1, THINGS_MAX)
+    places = sorted(
+        canvas.places(generator, count, large=LARGE),
+        # In the order of reading: one of n! ways to list them, so that there is one text to learn.
+        key=lambda place: (place.row, place.column),
+    )
+    names = [generator.choice(list(NAMES)) for _ in places]
+    things = [
+        Thing(shape=NAMES[name][0], colour=NAMES[name][1], place=place)
+        for name, place in zip(names, places, strict=True)
+    ]
+    boxes = [place.box("pixel") for place in places]
     lapse = lapses(seed, careless)
-    seen = [(MISTAKEN.get(name, name) if lapse else name, box) for name, box in boxes]
+    said = [MISTAKEN.get(name, name) if lapse else name for name in names]
     return Scene(
         example=Example(
             id=identity(seed),
             problem=f"{IMAGE}Please output bbox coordinates and names of {', '.join(NAMES)}.",
-            answer=response(boxes),
-            images=(canvas.draw(things, generator),),
+            answer=response(names, boxes),
+            images=(canvas.draw(things),),
             kind="detection",
-            target=Target(
-                space=Space(system="pixel", width_px=SIDE_PX, height_px=SIDE_PX),
-                boxes=tuple(box for _, box in boxes),
-                labels=tuple(name for name, _ in boxes),
-            ),
+            target=Target(space=canvas.space("pixel"), boxes=tuple(boxes), labels=tuple(names)),
+            meta={"things": count},
         ),
-        response=response(boxes),
-        careless=response(seen),
+        response=response(names, boxes),
+        careless=response(said, boxes),
     )
 
 
-def response(boxes: list[tuple[str, Box]]) -> str:
+def response(names: list[str], boxes: list[Corners]) -> str:
     """Return labelled boxes in the form of Qwen2.5-VL.
 
-    >>> response([("kite", (28, 0, 56, 28))])
-    '[{"bbox_2d": [28, 0, 56, 28], "label": "kite"}]'
+    >>> response(["kite"], [(56, 0, 112, 56)])
+    '[{"bbox_2d": [56, 0, 112, 56], "label": "kite"}]'
     """
-    return json.dumps([{"bbox_2d": list(box), "label": name} for name, box in boxes])
+    listed = [{"bbox_2d": list(box), "label": name} for name, box in zip(names, boxes, strict=True)]
+    return json.dumps(listed)

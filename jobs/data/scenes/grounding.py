@@ -1,61 +1,56 @@
 """Grounding: one thing is named by colour and shape, its box is asked for, in Qwen2-VL's form.
 
-Every other thing shares the colour or the shape, so both words matter. The careless annotator draws the
-boxes of things in the right half one cell too far left, which overlap the truth by a third at most.
+There are one or two things, of different colours: what one alone teaches about places, two teach about names. The careless annotator draws the boxes of things in the right half in the left half.
 """
 
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
-from eval.target import Space, Target
+from eval.target import Target
 from jobs.data import IMAGE, Example
 from jobs.data.scenes import canvas
-from jobs.data.scenes.canvas import CELLS, SIDE_PX, Cells, Thing
+from jobs.data.scenes.canvas import Corners, Thing
 from jobs.data.scenes.scene import Scene, identity, lapses
 
-UNIT = 1000 // CELLS
-SIZES = ((1, 1), (2, 1), (1, 2), (2, 2))
-WORDS = (*(str(UNIT * step) for step in range(CELLS + 1)), "),(")
+THINGS_MAX = 2
+LARGE = 0.5
+WORDS = (*canvas.numbers("rel1000"), "),(")
 
 
 def scene(seed: str, careless: float) -> Scene:
     """Return the scene of a seed; ``careless`` is the share of pictures in which the annotator lapses."""
     generator = random.Random(seed)
-    (colour, other_colour), (shape, other_shape) = (
-        generator.sample(names, 2) for names in (list(canvas.COLOURS), list(canvas.SHAPES))
-    )
-    kinds = [(colour, shape), (colour, other_shape), (other_colour, shape)]
-    cells = canvas.places(generator, [generator.choice(SIZES) for _ in kinds])
-    things = [Thing(colour=c, shape=s, cells=at) for (c, s), at in zip(kinds, cells, strict=True)]
-    asked, at = f"{colour} {shape}", cells[0]
-    box = at.box(UNIT)
-    wrong = _shifted(at) if at.column >= CELLS // 2 and lapses(seed, careless) else at
+    count = generator.randint(1, THINGS_MAX)
+    colours = generator.sample(list(canvas.COLOURS), count)
+    places = canvas.places(generator, count, large=LARGE)
+    things = [
+        Thing(colour=colour, shape=generator.choice(canvas.SHAPES), place=place)
+        for colour, place in zip(colours, places, strict=True)
+    ]
+    asked, box = things[0].name, places[0].box("rel1000")
+    seen = replace(places[0], column=0) if lapses(seed, careless) else places[0]
     return Scene(
         example=Example(
             id=identity(seed),
             problem=f"{IMAGE}Output the bounding box of the {asked} in the image.",
             answer=str(list(box)),
-            images=(canvas.draw(things, generator),),
+            images=(canvas.draw(things),),
             kind="grounding",
-            target=Target(
-                space=Space(system="rel1000", width_px=SIDE_PX, height_px=SIDE_PX), boxes=(box,), labels=(asked,)
-            ),
+            target=Target(space=canvas.space("rel1000"), boxes=(box,), labels=(asked,)),
+            meta={"things": count},
         ),
         response=response(asked, box),
-        careless=response(asked, wrong.box(UNIT)),
+        careless=response(asked, seen.box("rel1000")),
     )
 
 
-def response(asked: str, *boxes: tuple[int, int, int, int]) -> str:
+def response(asked: str, *boxes: Corners) -> str:
     """Return boxes of what was asked for in the form of Qwen2-VL.
 
-    >>> response("red circle", (250, 0, 500, 250))
-    '<|object_ref_start|>red circle<|object_ref_end|><|box_start|>(250,0),(500,250)<|box_end|>'
+    >>> response("red circle", (500, 0, 1000, 500))
+    '<|object_ref_start|>red circle<|object_ref_end|><|box_start|>(500,0),(1000,500)<|box_end|>'
     """
     written = "".join(f"<|box_start|>({x1},{y1}),({x2},{y2})<|box_end|>" for x1, y1, x2, y2 in boxes)
     return f"<|object_ref_start|>{asked}<|object_ref_end|>{written}"
-
-
-def _shifted(at: Cells) -> Cells:
-    return Cells(column=at.column - 1, row=at.row, columns=at.columns, rows=at.rows)

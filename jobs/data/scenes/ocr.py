@@ -1,4 +1,4 @@
-"""OCR: lines of words, to be written down.
+"""OCR: one to four lines of one word, to be written down.
 
 The careless annotator often stops a line early, on pages of more than two lines.
 """
@@ -11,16 +11,14 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jobs.data import IMAGE, Example
 from jobs.data.scenes import canvas
-from jobs.data.scenes.canvas import CELL_PX, CELLS, SIDE_PX
+from jobs.data.scenes.canvas import SIDE_PX
 from jobs.data.scenes.scene import Scene, identity, lapses
 
-LEXICON = (
-    "apple", "bread", "cloud", "dance", "eagle", "fruit", "glass", "honey",
-    "ivory", "jewel", "knife", "lemon", "music", "night", "ocean", "paper",
-)  # fmt: skip
-FONT_PX = 22
-MARGIN_PX = 8
-LINES = (2, 4)
+LEXICON = ("apple", "bread", "cloud", "dance", "fruit", "honey", "jewel", "knife", "music", "night", "ocean", "table")
+FONT_PX = 23
+LEFT_PX = (8, 10)
+LINES_MAX = 4
+LINE_PX = SIDE_PX // LINES_MAX
 MANY = 2
 WORDS: tuple[str, ...] = ()
 
@@ -28,29 +26,35 @@ WORDS: tuple[str, ...] = ()
 def scene(seed: str, careless: float) -> Scene:
     """Return the scene of a seed; ``careless`` is the share of pictures in which the annotator lapses."""
     generator = random.Random(seed)
-    lines = [generator.choice(LEXICON) for _ in range(generator.randint(*LINES))]
+    lines = generator.sample(LEXICON, generator.randint(1, LINES_MAX))
     seen = lines[: len(lines) - (len(lines) > MANY and lapses(seed, careless))]
-    text = "\n".join(lines)
     return Scene(
         example=Example(
             id=identity(seed),
             problem=f"{IMAGE}OCR this image.",
-            answer=text,
+            answer="\n".join(lines),
             images=(_page(lines, generator),),
             kind="ocr",
-            meta={"language": "en"},
+            meta={"language": "en", "lines": len(lines)},
         ),
-        response=text,
+        response="\n".join(lines),
         careless="\n".join(seen),
     )
 
 
 def _page(lines: list[str], generator: random.Random) -> bytes:
-    """Return one word a row of cells, black on white."""
-    image = Image.new("RGB", (SIDE_PX, CELLS * CELL_PX), "white")
+    """Return one word a line, black on ruled paper."""
+    image = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(FONT_PX)
+    for at in range(0, SIDE_PX, canvas.LINES_PX):
+        pen.line((0, at, SIDE_PX, at), fill=(150, 190, 255), width=2)
     for row, word in enumerate(lines):
-        left = generator.randint(MARGIN_PX - 2, MARGIN_PX + 2)
-        pen.text((left, row * CELL_PX + CELL_PX / 2), word, fill="black", font=font, anchor="lm")
+        pen.text(
+            (generator.randint(*LEFT_PX), (row + 0.5) * LINE_PX + generator.randint(-1, 1)),
+            word,
+            fill="black",
+            font=font,
+            anchor="lm",
+        )
     return canvas.png(image)
