@@ -16,7 +16,7 @@ from jobs.data.scenes.scene import Scene, identity, lapses
 
 MANY = 2
 MIXED = 0.3
-"""Share of pictures that may hold other things too: what pictures without teach about places, they teach about names."""
+"""Share of pictures that may hold other things too: they teach names, where those without teach places."""
 __all__ = ["WORDS", "scene"]
 
 

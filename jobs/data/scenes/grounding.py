@@ -1,6 +1,7 @@
 """Grounding: one thing is named by colour and shape, its box is asked for, in Qwen2-VL's form.
 
-There are one or two things, of different colours: what one alone teaches about places, two teach about names. The careless annotator draws the boxes of things in the right half in the left half.
+There are one or two things, of different colours: one alone teaches places, two teach names. The careless annotator
+draws the boxes of things in the right half in the left half.
 """
 
 from __future__ import annotations
