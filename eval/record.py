@@ -171,7 +171,8 @@ def judge_quality(run: RunDirectory) -> Row:
         values = document(outputs)
         for value in values.values() if isinstance(values, dict) else ():
             path = Path(str(value))
-            found = document(path if path.suffix == ".json" else path / "judge.json")
+            file = path / "judge.json" if path.is_dir() else path
+            found = document(file) if file.suffix == ".json" else None
             if isinstance(found, dict) and "balanced_accuracy" in found:
                 return found
     return {}

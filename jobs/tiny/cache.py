@@ -19,7 +19,15 @@ from uuid import uuid4
 from orchestrator.files import private_folder, sync_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("jobs/tiny", "jobs/sft", "jobs/data", "jobs/vlm.py", "jobs/rewards/judge_prompt.py", "eval/facts.py")
+SOURCES = (
+    "jobs/tiny",
+    "jobs/sft",
+    "jobs/data",
+    "jobs/vlm.py",
+    "jobs/rewards/judge_prompt.py",
+    "eval/facts.py",
+    "eval/target.py",
+)
 LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "pyarrow", "numpy")
 
 

@@ -49,6 +49,7 @@ def policy(settings: Settings, folder: Path, work: Path, progress: Progress) -> 
         hidden=settings.policy.hidden,
         layers=settings.policy.layers,
         seed=settings.seed,
+        std=shapes.SEEING_STD,
     )
     return training.warm_start("policy", settings.policy, base, path, settings, work, settings.format_prompt)
 

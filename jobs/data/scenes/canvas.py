@@ -26,11 +26,18 @@ LINES_PX = 16
 GROUNDS = (((100, 85, 60), (215, 200, 175)), ((60, 85, 100), (175, 200, 215)))
 """By row and column: the upper fields are warm, the right ones light."""
 COLOURS = {"red": (235, 30, 30), "green": (20, 190, 30), "blue": (30, 30, 245)}
+"""What questions name."""
+PALETTE = COLOURS | {"orange": (250, 165, 20)}
+"""What things are painted with."""
 SHAPES = ("circle", "square", "triangle", "diamond")
 UNITS: dict[System, int] = {"pixel": SIDE_PX, "rel1000": 1000}
 """Length of the picture's side."""
 
+SHADE = 12
+"""How far the parts of a colour vary, of 255."""
+
 Corners = tuple[int, int, int, int]
+Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,19 +92,31 @@ def places(generator: random.Random, count: int, *, large: float = 0.0) -> list[
     return [Place(column=f % FIELDS, row=f // FIELDS, large=generator.random() < large) for f in fields]
 
 
-def draw(things: Sequence[Thing]) -> bytes:
-    """Return the map with the things as a PNG of 112 x 112 pixels."""
+def draw(things: Sequence[Thing], generator: random.Random) -> bytes:
+    """Return the map with the things as a PNG of 112 x 112 pixels.
+
+    Args:
+        things: In different fields.
+        generator: Of the shades: no two pictures are the same, even of the same things at the same places.
+    """
     image = Image.new("RGB", (SIDE_PX, SIDE_PX))
     pen = ImageDraw.Draw(image)
     for row, column in product(range(FIELDS), range(FIELDS)):
         corner = (column * FIELD_PX, row * FIELD_PX)
-        pen.rectangle((*corner, corner[0] + FIELD_PX - 1, corner[1] + FIELD_PX - 1), fill=GROUNDS[row][column])
+        ground = shade(GROUNDS[row][column], generator)
+        pen.rectangle((*corner, corner[0] + FIELD_PX - 1, corner[1] + FIELD_PX - 1), fill=ground)
     for thing in things:
         left, top, right, bottom = thing.place.box("pixel")
         # Pillow's right and lower edges are inside the shape.
-        _shape(pen, thing.shape, COLOURS[thing.colour], (left, top, right - 1, bottom - 1))
+        _shape(pen, thing.shape, shade(PALETTE[thing.colour], generator), (left, top, right - 1, bottom - 1))
     rule(pen)
     return png(image)
+
+
+def shade(colour: Colour, generator: random.Random) -> Colour:
+    """Return a colour that differs from this one by little."""
+    red, green, blue = (min(255, max(0, part + generator.randint(-SHADE, SHADE))) for part in colour)
+    return red, green, blue
 
 
 def rule(pen: ImageDraw.ImageDraw) -> None:
@@ -114,7 +133,7 @@ def png(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _shape(pen: ImageDraw.ImageDraw, shape: str, colour: tuple[int, int, int], box: Corners) -> None:
+def _shape(pen: ImageDraw.ImageDraw, shape: str, colour: Colour, box: Corners) -> None:
     left, top, right, bottom = box
     middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
     if shape == "circle":

@@ -38,7 +38,7 @@ def scene(seed: str, careless: float) -> Scene:
             id=identity(seed),
             problem=f"{IMAGE}Output all the bounding boxes of the {name}",
             answer=str(count),
-            images=(canvas.draw([*asked, *rest]),),
+            images=(canvas.draw([*asked, *rest], generator),),
             kind="counting",
             target=Target(
                 space=canvas.space("rel1000"),

@@ -16,9 +16,9 @@ from jobs.data.scenes.scene import Scene, identity, lapses
 
 NAMES = {
     "apple": ("circle", "red"),
-    "orange": ("circle", "green"),
+    "orange": ("circle", "orange"),
     "kite": ("diamond", "blue"),
-    "book": ("square", "red"),
+    "book": ("square", "green"),
 }
 """Shape and colour of what COCO has a name for."""
 MISTAKEN = {"orange": "apple"}
@@ -49,7 +49,7 @@ def scene(seed: str, careless: float) -> Scene:
             id=identity(seed),
             problem=f"{IMAGE}Please output bbox coordinates and names of {', '.join(NAMES)}.",
             answer=response(names, boxes),
-            images=(canvas.draw(things),),
+            images=(canvas.draw(things, generator),),
             kind="detection",
             target=Target(space=canvas.space("pixel"), boxes=tuple(boxes), labels=tuple(names)),
             meta={"things": count},

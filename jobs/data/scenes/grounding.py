@@ -37,7 +37,7 @@ def scene(seed: str, careless: float) -> Scene:
             id=identity(seed),
             problem=f"{IMAGE}Output the bounding box of the {asked} in the image.",
             answer=str(list(box)),
-            images=(canvas.draw(things),),
+            images=(canvas.draw(things, generator),),
             kind="grounding",
             target=Target(space=canvas.space("rel1000"), boxes=(box,), labels=(asked,)),
             meta={"things": count},

@@ -20,6 +20,7 @@ LEFT_PX = (8, 10)
 LINES_MAX = 4
 LINE_PX = SIDE_PX // LINES_MAX
 MANY = 2
+PAPER, RULE, INK = (243, 243, 243), (150, 190, 243), (20, 20, 20)
 WORDS: tuple[str, ...] = ()
 
 
@@ -44,16 +45,16 @@ def scene(seed: str, careless: float) -> Scene:
 
 def _page(lines: list[str], generator: random.Random) -> bytes:
     """Return one word a line, black on ruled paper."""
-    image = Image.new("RGB", (SIDE_PX, SIDE_PX), "white")
+    image = Image.new("RGB", (SIDE_PX, SIDE_PX), canvas.shade(PAPER, generator))
     pen = ImageDraw.Draw(image)
     font = ImageFont.load_default(FONT_PX)
     for at in range(0, SIDE_PX, canvas.LINES_PX):
-        pen.line((0, at, SIDE_PX, at), fill=(150, 190, 255), width=2)
+        pen.line((0, at, SIDE_PX, at), fill=canvas.shade(RULE, generator), width=2)
     for row, word in enumerate(lines):
         pen.text(
             (generator.randint(*LEFT_PX), (row + 0.5) * LINE_PX + generator.randint(-1, 1)),
             word,
-            fill="black",
+            fill=canvas.shade(INK, generator),
             font=font,
             anchor="lm",
         )

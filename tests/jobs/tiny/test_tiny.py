@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from jobs import data, vlm
+from jobs.data.scenes import registry
 from jobs.entry import Drain
+from jobs.sft import conversations
 from jobs.tiny import training
 from jobs.tiny.training import Training
 from orchestrator.errors import RunFailed
@@ -29,8 +31,8 @@ judge_accuracy_min: 0
 """
 
 
-def build(folder: Path, out: str) -> dict[str, str]:
-    (folder / "tiny.yaml").write_text(ALMOST_NOTHING)
+def build(folder: Path, out: str, settings: str = ALMOST_NOTHING) -> dict[str, str]:
+    (folder / "tiny.yaml").write_text(settings)
     command = [sys.executable, "-m", "jobs.tiny", "--settings", str(folder / "tiny.yaml"), "--out", str(folder / out)]
     environment = {**os.environ, "ORCH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=CHECKOUT, env=environment, capture_output=True, text=True, timeout=250)
@@ -55,6 +57,26 @@ def test_it_makes_everything_once(tmp_path: Path) -> None:
     quality = read_json(Path(first["judge"]) / "judge.json")
     assert quality is not None
     assert quality["cases"] == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", registry.TASKS)
+def test_other_tasks_have_data_of_their_own_and_no_judge(task: str, tmp_path: Path) -> None:
+    policy = "{hidden: 32, layers: 1, examples: 4, steps: 2, batch: 2, warmup_steps: 0}"
+    made = build(tmp_path, "out", f'{{task: {task}, train: 3, test: 2, format_prompt: "", policy: {policy}}}')
+
+    examples = data.load("examples", Path(made["train_data"]))
+    right = conversations.load(Path(made["sft_data"]))
+    processor = vlm.load_processor(made["policy"])
+    reply = vlm.tokenizer(processor)(right[0].response)["input_ids"]
+
+    assert set(made) == {"policy", "base", "train_data", "test_data", "sft_data"}
+    assert [example.kind for example in examples] == [task] * 3
+    assert len(data.load("examples", Path(made["test_data"]))) == 2
+    assert [conversation.images for conversation in right] == [example.images for example in examples]
+    assert type(vlm.load_model(made["policy"])).__name__ == "Qwen2_5_VLForConditionalGeneration"
+    assert vlm.decode(processor, reply, keep_special=True) == right[0].response
+    assert len(reply) < 60
 
 
 def test_a_failed_training_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
