@@ -51,10 +51,10 @@ check: setup     ## Run linters and the fast tests, side by side: none of them k
 fast: fast-torch fast-rest
 
 fast-torch: setup
-	$(BIN)/python -m pytest -m 'not slow' $(WITH_TORCH)
+	$(BIN)/python -m pytest -m 'not slow' --hypothesis-profile quick $(WITH_TORCH)
 
 fast-rest: setup
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist worksteal $(WITH_TORCH:%=--ignore=%)
+	$(BIN)/python -m pytest -m 'not slow' --hypothesis-profile quick -n 2 --dist worksteal $(WITH_TORCH:%=--ignore=%)
 
 lint: setup      ## Run linters, type checker and the import rules.
 	$(BIN)/ruff check .

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("quick", max_examples=10)
+"""For `make check`: a tenth of the examples; `make test` tries them all."""
 
 FIRST = ("test_end_to_end.py", "test_slurm_faults.py")
 LAST = ("test_kills.py", "test_slurm_run.py")

@@ -94,6 +94,7 @@ def test_close_leaves_no_process_behind() -> None:
     assert {worker.pid for worker in workers()} == before
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed() -> None:
     program = (
         "import os, psutil, sys, time\n"
@@ -113,6 +114,7 @@ def test_workers_end_when_their_parent_is_killed() -> None:
     worker.wait(timeout=10)
 
 
+@pytest.mark.slow
 def test_a_busy_worker_without_parent_is_ended_by_its_alarm() -> None:
     worker = subprocess.Popen(
         [sys.executable, "-m", "eval.answer_worker"], cwd=CHECKOUT, stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -39,6 +39,7 @@ def answered(file: Path, folder: Path, *, failing: tuple[int, ...] = (), status:
     return path
 
 
+@pytest.mark.slow
 def test_batches_alone_lead_to_the_same_bytes_as_the_servers(tmp_path: Path) -> None:
     with FakeTeacher() as server:
         work.build(tmp_path, work.values(tmp_path, server.url, count=COUNT), "online")

@@ -268,6 +268,7 @@ def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
         work.build(tmp_path, given)
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_with_a_sentence_and_nothing_is_paid_twice(tmp_path: Path) -> None:
     with FakeTeacher() as server:
         given = work.values(tmp_path, server.url, count=COUNT)
@@ -346,6 +347,7 @@ def test_a_service_needs_a_run(tmp_path: Path) -> None:
         work.build(tmp_path, given | {"teacher": {"service": "big"}})
 
 
+@pytest.mark.slow
 def test_told_to_stop_it_waits_for_the_answers_on_their_way(tmp_path: Path) -> None:
     with FakeTeacher(after_s=0.2) as server:
         given = work.values(tmp_path, server.url, count=COUNT)
@@ -368,6 +370,7 @@ def wait_for(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_signal_drains_the_process(tmp_path: Path) -> None:
     with FakeTeacher(after_s=0.3) as server:
         process = work.start(tmp_path, work.values(tmp_path, server.url, count=COUNT))
